@@ -1,0 +1,1 @@
+//! Real servers, fakes, and archives for the tests.
