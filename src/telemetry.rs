@@ -1,0 +1,3 @@
+//! What the process says of itself: logs, metrics, progress.
+
+pub mod progress;
