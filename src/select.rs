@@ -57,6 +57,8 @@ pub enum Target {
         name: String,
         /// What users ask for.
         family: String,
+        /// Where its bytes are kept.
+        storage_locations: Vec<String>,
     },
     /// An index in container registries.
     Repository {
@@ -188,7 +190,7 @@ pub fn select(provider: &config::Provider, compose: &Compose, release: &Release,
             continue;
         }
         let deliverable = Deliverable {
-            target: target(kind, &key, &images, compose, release),
+            target: target(provider, kind, &key, &images, compose, release),
             locations: provider.locations(),
             images,
             subvariant,
@@ -274,7 +276,14 @@ fn takes(repository: &str, family: Family) -> bool {
     for_eln == (family == Family::Eln)
 }
 
-fn target(kind: Kind, key: &str, images: &[Image], compose: &Compose, release: &Release) -> Target {
+fn target(
+    provider: &config::Provider,
+    kind: Kind,
+    key: &str,
+    images: &[Image],
+    compose: &Compose,
+    release: &Release,
+) -> Target {
     match kind {
         Kind::Ami => Target::Ami {
             name: ami_name(&images[0].subvariant, key, compose, release),
@@ -286,6 +295,10 @@ fn target(kind: Kind, key: &str, images: &[Image], compose: &Compose, release: &
         Kind::GceImage => Target::GceImage {
             name: gce_image(key, compose, release),
             family: gce_family(key, release),
+            storage_locations: match provider {
+                config::Provider::Gcp(section) => section.storage_locations.clone(),
+                _ => Vec::new(),
+            },
         },
         Kind::Repository => Target::Repository {
             repository: key.to_owned(),
