@@ -1,11 +1,17 @@
-//! Publishes the images of a finished compose.
+//! Publishes the images of a finished compose to clouds and registries.
 
+pub mod amqp;
 pub mod compose;
 pub mod config;
 pub mod error;
 pub mod http;
+pub mod message;
+pub mod notify;
+pub mod pipeline;
 pub mod provider;
+pub mod report;
 pub mod retry;
+pub mod secret;
 pub mod select;
 pub mod source;
 pub mod telemetry;
