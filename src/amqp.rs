@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
@@ -41,7 +42,9 @@ pub struct Broker {
 /// Never shows the URL's password.
 impl std::fmt::Debug for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Broker").field("url", &self.config.url).finish_non_exhaustive()
+        f.debug_struct("Broker")
+            .field("url", &self.config.url)
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,7 +110,9 @@ impl Broker {
     pub async fn subscribe(&self) -> Result<Subscription, Error> {
         let channel = self.channel().await?;
         let prefetch = self.config.qos.prefetch_count;
-        answered(channel.basic_qos(prefetch, BasicQosOptions::default())).await.map_err(Error::Channel)?;
+        answered(channel.basic_qos(prefetch, BasicQosOptions::default()))
+            .await
+            .map_err(Error::Channel)?;
         let mut consumers = Vec::new();
         for queue in &self.config.queues {
             let name = self.declare(&channel, queue).await?;
@@ -198,7 +203,9 @@ impl Broker {
             .map_err(failed)?;
         match confirm.await.map_err(failed)? {
             Confirmation::Ack(_) => Ok(()),
-            Confirmation::Nack(_) | Confirmation::NotRequested => Err(Error::Rejected { topic: topic.to_owned() }),
+            Confirmation::Nack(_) | Confirmation::NotRequested => Err(Error::Rejected {
+                topic: topic.to_owned(),
+            }),
         }
     }
 
@@ -208,7 +215,9 @@ impl Broker {
             Some(channel) if channel.status().connected() => Ok(channel.clone()),
             _ => {
                 let channel = self.channel().await?;
-                answered(channel.confirm_select(ConfirmSelectOptions::default())).await.map_err(Error::Channel)?;
+                answered(channel.confirm_select(ConfirmSelectOptions::default()))
+                    .await
+                    .map_err(Error::Channel)?;
                 Ok(current.insert(channel).clone())
             }
         }
@@ -274,7 +283,11 @@ impl Broker {
         let url = &self.config.url;
         let certificate = self.config.tls.as_ref().and_then(|tls| tls.client_certificate());
         AMQPUri {
-            scheme: if url.is_tls() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
+            scheme: if url.is_tls() {
+                AMQPScheme::AMQPS
+            } else {
+                AMQPScheme::AMQP
+            },
             authority: AMQPAuthority {
                 userinfo: AMQPUserInfo {
                     username: url.user().to_owned(),
@@ -412,7 +425,11 @@ fn text(value: &Field) -> String {
         Field::Float(value) => value.to_string(),
         Field::String(value) => value.clone(),
         Field::List(values) => values.iter().map(text).collect::<Vec<_>>().join(", "),
-        Field::Table(fields) => fields.iter().map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join(", "),
+        Field::Table(fields) => fields
+            .iter()
+            .map(|(name, value)| format!("{name}={}", text(value)))
+            .collect::<Vec<_>>()
+            .join(", "),
     }
 }
 
@@ -515,7 +532,9 @@ pub enum Error {
         source: lapin::Error,
     },
     /// The broker's user may not publish this.
-    #[error("publish to {topic}: the broker's user needs write permission for {exchange:?} and this topic; check topic_prefix")]
+    #[error(
+        "publish to {topic}: the broker's user needs write permission for {exchange:?} and this topic; check topic_prefix"
+    )]
     Forbidden {
         /// With the prefix.
         topic: String,
@@ -543,7 +562,9 @@ impl Error {
     #[must_use]
     pub fn is_lost_connection(&self) -> bool {
         match self {
-            Self::Declare { source, .. } | Self::Bind { source, .. } | Self::Consume { source, .. } => soft(source).is_none(),
+            Self::Declare { source, .. } | Self::Bind { source, .. } | Self::Consume { source, .. } => {
+                soft(source).is_none()
+            }
             Self::Away { .. } | Self::Silent { .. } | Self::Channel(_) | Self::Publish { .. } => true,
             Self::Refused { .. }
             | Self::Certificate { .. }

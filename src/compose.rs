@@ -192,7 +192,12 @@ impl Compose {
             (Family::Candidate, None) => label_of_composeinfo(http, location, id).await?,
             _ => None,
         };
-        let rows = images.payload.images.into_values().flat_map(BTreeMap::into_values).flatten();
+        let rows = images
+            .payload
+            .images
+            .into_values()
+            .flat_map(BTreeMap::into_values)
+            .flatten();
         let mut parsed: Vec<Image> = Vec::new();
         for row in rows {
             let image = row.check(location)?;
@@ -231,7 +236,9 @@ async fn read_json<T: DeserializeOwned>(http: &Client, file: &Location) -> Resul
         Location::Folder(path) => read_file(path).await?,
         Location::Http(url) => {
             Policy::CALL
-                .run("compose metadata", Error::class, async || http::get(http, url, METADATA_LIMIT).await.map_err(Error::from))
+                .run("compose metadata", Error::class, async || {
+                    http::get(http, url, METADATA_LIMIT).await.map_err(Error::from)
+                })
                 .await?
         }
     };
@@ -245,7 +252,10 @@ async fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     let read = async {
         let size = tokio::fs::metadata(path).await?.len();
         if size > METADATA_LIMIT {
-            return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("has {size} bytes")));
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::FileTooLarge,
+                format!("has {size} bytes"),
+            ));
         }
         tokio::fs::read(path).await
     };
@@ -298,7 +308,8 @@ struct Header {
 impl Header {
     /// The formats are compatible within a major version.
     fn check(&self, kind: &str, location: &Location) -> Result<(), Error> {
-        let known = self.version.split('.').next() == Some("1") && self.kind.as_deref().is_none_or(|found| found == kind);
+        let known =
+            self.version.split('.').next() == Some("1") && self.kind.as_deref().is_none_or(|found| found == kind);
         if known {
             return Ok(());
         }
@@ -333,10 +344,14 @@ impl ImageRow {
         }
         // These become parts of names, topics, and paths.
         if [&self.arch, &self.subvariant].iter().any(|text| !is_plain_name(text)) {
-            return Err(error("its architecture or subvariant has other characters than letters, digits, and .+_-"));
+            return Err(error(
+                "its architecture or subvariant has other characters than letters, digits, and .+_-",
+            ));
         }
         let sha256 = self.checksums.get("sha256").map(|digest| digest.to_ascii_lowercase());
-        let Some(sha256) = sha256.filter(|digest| digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())) else {
+        let Some(sha256) =
+            sha256.filter(|digest| digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        else {
             return Err(error("it has no SHA-256"));
         };
         Ok(Image {
@@ -366,7 +381,9 @@ fn is_plain_name(text: &str) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Not a location a compose may have.
-    #[error("read a compose from {0:?}: only http and https are accepted, and file only from a message given as a file")]
+    #[error(
+        "read a compose from {0:?}: only http and https are accepted, and file only from a message given as a file"
+    )]
     Location(String),
     /// A file of the metadata does not exist.
     #[error("find {0}")]
@@ -424,7 +441,9 @@ pub enum Error {
 impl From<http::GetError> for Error {
     fn from(error: http::GetError) -> Self {
         match error {
-            http::GetError::Status { url, status: 404 | 410, .. } => Self::Missing(url),
+            http::GetError::Status {
+                url, status: 404 | 410, ..
+            } => Self::Missing(url),
             other => Self::Fetch(other),
         }
     }

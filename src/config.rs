@@ -206,15 +206,11 @@ impl Service {
             Some(value) => value.url(),
             None => Url::parse(default).ok(),
         };
-        let count =
-            |key, default| table.optional(key, default, |value| value.integer(1..=i64::MAX));
+        let count = |key, default| table.optional(key, default, |value| value.integer(1..=i64::MAX));
         let duration = |key, default| table.optional(key, default, Value::duration);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
 
-        let datagrepper_url = url(
-            "datagrepper_url",
-            "https://apps.fedoraproject.org/datagrepper",
-        );
+        let datagrepper_url = url("datagrepper_url", "https://apps.fedoraproject.org/datagrepper");
         let bodhi_url = url("bodhi_url", "https://bodhi.fedoraproject.org");
         let release_metadata_url = url(
             "release_metadata_url",
@@ -296,8 +292,7 @@ impl Provider {
         found.sort_by_key(|(value, _)| value.line());
         match found.as_slice() {
             [] => {
-                table
-                    .note("no provider; expected one section of aws, azure, gcp, container, local");
+                table.note("no provider; expected one section of aws, azure, gcp, container, local");
                 None
             }
             [_] => found.pop()?.1,
@@ -307,10 +302,7 @@ impl Provider {
                     format!("{name} (line {})", value.line())
                 });
                 let names: Vec<_> = names.collect();
-                last.refuse(format!(
-                    "exactly one provider is possible, found {}",
-                    names.join(", ")
-                ))
+                last.refuse(format!("exactly one provider is possible, found {}", names.join(", ")))
             }
         }
     }

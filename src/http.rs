@@ -105,7 +105,9 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         return Some(Duration::from_secs(seconds));
     }
     let date = jiff::fmt::rfc2822::parse(value).ok()?;
-    SystemTime::from(date.timestamp()).duration_since(SystemTime::now()).ok()
+    SystemTime::from(date.timestamp())
+        .duration_since(SystemTime::now())
+        .ok()
 }
 
 /// Reads a small document into memory: one try, bounded in time and size.

@@ -106,7 +106,10 @@ impl Message {
     /// A body that is not a JSON object in UTF-8, or a severity that does not exist.
     pub fn of_delivery(topic: &str, properties: &Properties<'_>, body: &[u8]) -> Result<Self, Error> {
         if let Some(encoding) = properties.content_encoding
-            && !matches!(encoding.to_ascii_lowercase().as_str(), "utf-8" | "utf8" | "us-ascii" | "ascii" | "")
+            && !matches!(
+                encoding.to_ascii_lowercase().as_str(),
+                "utf-8" | "utf8" | "us-ascii" | "ascii" | ""
+            )
         {
             return Err(Error::Encoding(encoding.to_owned()));
         }
@@ -169,7 +172,11 @@ impl Message {
         Ok(Wish::Publish(Request {
             compose,
             location: location.map_err(Error::Location)?,
-            label: self.body.get("compose_label").and_then(Value::as_str).map(str::to_owned),
+            label: self
+                .body
+                .get("compose_label")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
             origin: Origin::Message(self.id.clone()),
         }))
     }
@@ -237,7 +244,10 @@ mod tests {
     fn what_concerns_nobody_says_why() {
         let table = [
             (r#"{"status": "STARTED"}"#, "the compose's status is \"STARTED\""),
-            (r#"{"status": "DOOMED", "compose_id": "x"}"#, "the compose's status is \"DOOMED\""),
+            (
+                r#"{"status": "DOOMED", "compose_id": "x"}"#,
+                "the compose's status is \"DOOMED\"",
+            ),
             (
                 r#"{"status": "FINISHED", "compose_id": "Fedora-Epel-9-updates-20250911.0"}"#,
                 "Fedora-Epel-9-updates-20250911.0: EPEL composes have no images",
@@ -265,7 +275,10 @@ mod tests {
             (b"{}", "\"status\" is missing"),
             (br#"{"status": 1}"#, "\"status\" is missing or has the wrong type"),
             (br#"{"status": "FINISHED"}"#, "\"compose_id\" is missing"),
-            (br#"{"status": "FINISHED", "compose_id": "Fedora-43-20251023.0"}"#, "\"location\" is missing"),
+            (
+                br#"{"status": "FINISHED", "compose_id": "Fedora-43-20251023.0"}"#,
+                "\"location\" is missing",
+            ),
             (
                 br#"{"status": "FINISHED", "compose_id": "Fedora-43-20251023.0", "location": "file:///etc"}"#,
                 "read the message",

@@ -38,14 +38,21 @@ impl Notice {
     /// What will be announced if everything goes well, with `null` for what only the provider can know.
     #[must_use]
     pub fn planned(deliverable: &Deliverable) -> Self {
-        let configured: Vec<_> = deliverable.locations.iter().map(|location| (location.as_str(), None)).collect();
+        let configured: Vec<_> = deliverable
+            .locations
+            .iter()
+            .map(|location| (location.as_str(), None))
+            .collect();
         Self::new(deliverable, &configured)
     }
 
     /// What is announced of these places.
     #[must_use]
     pub fn of(deliverable: &Deliverable, places: &[Place]) -> Self {
-        let live: Vec<_> = places.iter().map(|place| (place.location.as_str(), Some(place.id.as_str()))).collect();
+        let live: Vec<_> = places
+            .iter()
+            .map(|place| (place.location.as_str(), Some(place.id.as_str())))
+            .collect();
         Self::new(deliverable, &live)
     }
 
@@ -65,9 +72,10 @@ impl Notice {
         };
         let schema = match deliverable.target {
             Target::Disk { .. } | Target::Layout { .. } => None,
-            Target::Ami { .. } | Target::GalleryVersion { .. } | Target::GceImage { .. } | Target::Repository { .. } => {
-                Some(deliverable.schema())
-            }
+            Target::Ami { .. }
+            | Target::GalleryVersion { .. }
+            | Target::GceImage { .. }
+            | Target::Repository { .. } => Some(deliverable.schema()),
         };
         Self {
             id: Uuid::new_v5(&IDS, format!("{topic}\n{}", sorted(&body)).as_bytes()),

@@ -138,7 +138,8 @@ impl Pipeline {
             let (publication, pending) = match self.round(deliverable, &task).await {
                 Ok(mut publication) => {
                     let failed = std::mem::take(&mut publication.failed);
-                    let (passing, lasting): (Vec<_>, Vec<_>) = failed.into_iter().partition(|f| f.failure.class().is_transient());
+                    let (passing, lasting): (Vec<_>, Vec<_>) =
+                        failed.into_iter().partition(|f| f.failure.class().is_transient());
                     for Failed { location, failure } in lasting {
                         broken.push(Broken::location(deliverable, &location, &failure));
                         exclude(&mut task, deliverable, &location);
@@ -157,7 +158,11 @@ impl Pipeline {
                     return (Published::new(deliverable, announced, Vec::new()), broken);
                 }
             };
-            let wait = pending.iter().map(|failed| failed.failure.class()).max_by_key(asked).and_then(|class| waits.after(class));
+            let wait = pending
+                .iter()
+                .map(|failed| failed.failure.class())
+                .max_by_key(asked)
+                .and_then(|class| waits.after(class));
             let patient = wait.is_some() && started.elapsed() < self.location_patience;
             if !publication.places.is_empty() && !patient && announced.as_ref() != Some(&publication.places) {
                 let notice = Notice::of(deliverable, &publication.places);
@@ -165,7 +170,10 @@ impl Pipeline {
                     Ok(()) => announced = Some(publication.places.clone()),
                     Err(error) => {
                         broken.push(Broken::deliverable(deliverable, &error.into()));
-                        return (Published::new(deliverable, Some(publication.places), publication.superseded), broken);
+                        return (
+                            Published::new(deliverable, Some(publication.places), publication.superseded),
+                            broken,
+                        );
                     }
                 }
             }

@@ -111,9 +111,15 @@ impl Deliverable {
     pub fn topic(&self) -> String {
         let (schema, stage) = (self.schema(), self.release.stage);
         match &self.target {
-            Target::Repository { repository: name, .. } | Target::Layout { name, .. } => format!("{schema}.{stage}.{name}"),
+            Target::Repository { repository: name, .. } | Target::Layout { name, .. } => {
+                format!("{schema}.{stage}.{name}")
+            }
             Target::Ami { .. } | Target::GalleryVersion { .. } | Target::GceImage { .. } | Target::Disk { .. } => {
-                format!("{schema}.{stage}.{}.{}", self.subvariant, self.architectures().join("."))
+                format!(
+                    "{schema}.{stage}.{}.{}",
+                    self.subvariant,
+                    self.architectures().join(".")
+                )
             }
         }
     }
@@ -174,7 +180,10 @@ pub fn select(provider: &config::Provider, compose: &Compose, release: &Release,
     let mut groups: BTreeMap<(String, Kind, String), Vec<&Image>> = BTreeMap::new();
     for image in &compose.images {
         if let Some((kind, key)) = wanted(provider, compose, image) {
-            groups.entry((key, kind, image.subvariant.clone())).or_default().push(image);
+            groups
+                .entry((key, kind, image.subvariant.clone()))
+                .or_default()
+                .push(image);
         }
     }
     let mut selection = Selection::default();
@@ -201,7 +210,9 @@ pub fn select(provider: &config::Provider, compose: &Compose, release: &Release,
             selection.deliverables.push(deliverable);
         }
     }
-    selection.deliverables.sort_by_key(|deliverable| (deliverable.topic(), deliverable.name()));
+    selection
+        .deliverables
+        .sort_by_key(|deliverable| (deliverable.topic(), deliverable.name()));
     selection
 }
 
@@ -235,7 +246,10 @@ fn wanted(provider: &config::Provider, compose: &Compose, image: &Image) -> Opti
             wanted.then(|| (Kind::Layout, repository.clone()))
         }
         config::Provider::Local(_) if [is_ami, is_vhd, is_gce].iter().any(|is| is_cloud(compose, image, *is)) => {
-            Some((Kind::Disk, format!("{}/{}", image.arch, without_compression(image.file_name()))))
+            Some((
+                Kind::Disk,
+                format!("{}/{}", image.arch, without_compression(image.file_name())),
+            ))
         }
         config::Provider::Container(_) | config::Provider::Local(_) => None,
     }
@@ -325,8 +339,16 @@ fn version(compose: &Compose) -> String {
 /// `Fedora-Cloud-Base-AmazonEC2.x86_64-42-Prerelease-1.4`. Fedora's web site finds final images by exactly this name.
 fn ami_name(subvariant: &str, arch: &str, compose: &Compose, release: &Release) -> String {
     let subvariant = subvariant.replace('_', "-");
-    let prerelease = if release.stage.is_prerelease() { "-Prerelease" } else { "" };
-    format!("Fedora-{subvariant}-AmazonEC2.{arch}-{}{prerelease}-{}", release.name, version(compose))
+    let prerelease = if release.stage.is_prerelease() {
+        "-Prerelease"
+    } else {
+        ""
+    };
+    format!(
+        "Fedora-{subvariant}-AmazonEC2.{arch}-{}{prerelease}-{}",
+        release.name,
+        version(compose)
+    )
 }
 
 /// `Fedora-Cloud-43-x64`. Many users' templates name it.
@@ -356,7 +378,9 @@ fn gce_image(arch: &str, compose: &Compose, release: &Release) -> String {
 
 /// `fedora-cloud-43-x86-64`.
 fn gce_family(arch: &str, release: &Release) -> String {
-    format!("fedora-cloud-{}-{arch}", release.name).replace('_', "-").to_lowercase()
+    format!("fedora-cloud-{}-{arch}", release.name)
+        .replace('_', "-")
+        .to_lowercase()
 }
 
 fn tags(release: &Release) -> Vec<String> {
@@ -373,7 +397,10 @@ fn tags(release: &Release) -> Vec<String> {
 
 /// What is inside a compressed file is named like it, less the last ending.
 fn without_compression(name: &str) -> &str {
-    [".xz", ".gz", ".zst"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name)
+    [".xz", ".gz", ".zst"]
+        .iter()
+        .find_map(|ending| name.strip_suffix(ending))
+        .unwrap_or(name)
 }
 
 /// A deliverable that cannot be made.

@@ -88,7 +88,9 @@ impl Sources {
     /// At most `images` are open at once, holding at most `memory` bytes between them.
     #[must_use]
     pub fn new(http: Client, board: Board, images: usize, memory: u64) -> Self {
-        let at_once = usize::try_from(memory / IMAGE_MEMORY).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
+        let at_once = usize::try_from(memory / IMAGE_MEMORY)
+            .unwrap_or(usize::MAX)
+            .clamp(1, Semaphore::MAX_PERMITS);
         Self {
             http,
             board,

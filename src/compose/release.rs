@@ -164,7 +164,12 @@ impl Releases {
             Ok(release) => match release.eol.as_deref().map(str::parse) {
                 None => None,
                 Some(Ok(date)) => Some(date),
-                Some(Err(source)) => return Err(Error::Date { url: url.to_string(), source }),
+                Some(Err(source)) => {
+                    return Err(Error::Date {
+                        url: url.to_string(),
+                        source,
+                    });
+                }
             },
             // A release that was just branched may not be there yet.
             Err(Error::Fetch(http::GetError::Status { status: 404, .. })) => {
@@ -179,7 +184,9 @@ impl Releases {
 
     async fn read<T: DeserializeOwned>(&self, url: &Url) -> Result<T, Error> {
         let body = Policy::CALL
-            .run("release data", http::GetError::class, async || http::get(&self.http, url, LIMIT).await)
+            .run("release data", http::GetError::class, async || {
+                http::get(&self.http, url, LIMIT).await
+            })
             .await
             .map_err(Error::Fetch)?;
         serde_json::from_slice(&body).map_err(|source| Error::Json {
@@ -226,7 +233,12 @@ impl Numbers {
     }
 
     fn eln(&self) -> Result<u32, Error> {
-        self.el.stable.iter().max().map(|number| number + 1).ok_or(Error::NoRelease("el"))
+        self.el
+            .stable
+            .iter()
+            .max()
+            .map(|number| number + 1)
+            .ok_or(Error::NoRelease("el"))
     }
 }
 

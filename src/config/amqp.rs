@@ -145,20 +145,16 @@ impl Amqp {
             }
             Some(Some(tls))
         });
-        let client_properties =
-            root.optional("client_properties", default_properties(), properties);
+        let client_properties = root.optional("client_properties", default_properties(), properties);
         let exchanges = root.optional("exchanges", default_exchanges(), exchanges);
         let queues = root.optional("queues", vec![default_queue()], queues);
         let bindings = root.optional("bindings", vec![default_binding()], |value| {
             value.list(|item| binding(item, queues.as_deref()))
         });
         let qos = root.optional("qos", Qos::default(), |value| value.table(qos));
-        let publish_exchange =
-            root.optional("publish_exchange", DEFAULT_EXCHANGE.into(), Value::string);
+        let publish_exchange = root.optional("publish_exchange", DEFAULT_EXCHANGE.into(), Value::string);
         let topic_prefix = root.optional("topic_prefix", String::new(), Value::string);
-        let publish_priority = root.optional("publish_priority", None, |value| {
-            value.integer(0..=255).map(Some)
-        });
+        let publish_priority = root.optional("publish_priority", None, |value| value.integer(0..=255).map(Some));
         Some(Self {
             url: url?,
             passive_declares: passive_declares?,

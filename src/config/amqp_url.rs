@@ -25,8 +25,7 @@ pub struct AmqpUrl {
 impl AmqpUrl {
     /// Reads a URL. The error is a fragment that does not repeat the URL.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        const EXPECTED: &str =
-            "expected a URL such as \"amqps://user@broker.example.org/%2Fvhost\"";
+        const EXPECTED: &str = "expected a URL such as \"amqps://user@broker.example.org/%2Fvhost\"";
         let url = Url::parse(text).map_err(|_| EXPECTED)?;
         let tls = match url.scheme() {
             "amqp" => false,
@@ -152,11 +151,7 @@ fn decode(text: &str) -> Result<String, &'static str> {
 }
 
 fn or(text: String, default: &str) -> String {
-    if text.is_empty() {
-        default.to_owned()
-    } else {
-        text
-    }
+    if text.is_empty() { default.to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -167,10 +162,7 @@ mod tests {
     fn urls() {
         for (text, expected) in [
             ("amqp://", "amqp://guest@localhost:5672/%2F"),
-            (
-                "amqp://?connection_attempts=3",
-                "amqp://guest@localhost:5672/%2F",
-            ),
+            ("amqp://?connection_attempts=3", "amqp://guest@localhost:5672/%2F"),
             ("amqp://localhost/", "amqp://guest@localhost:5672/%2F"),
             ("amqp://a:b@127.0.0.1:1234/v", "amqp://a@127.0.0.1:1234/v"),
             ("amqp://a:b@[::1]:1234/v", "amqp://a@[::1]:1234/v"),

@@ -110,11 +110,7 @@ impl Aws {
     pub fn regions(&self) -> Vec<String> {
         let others = self.ami_regions.iter();
         let others = others.filter(|region| **region != self.base_region);
-        [&self.base_region]
-            .into_iter()
-            .chain(others)
-            .cloned()
-            .collect()
+        [&self.base_region].into_iter().chain(others).cloned().collect()
     }
 
     /// The boot mode of an architecture, by Fedora's name of it.
@@ -136,13 +132,9 @@ impl Aws {
         let extra_tags = table.optional("tags", BTreeMap::new(), tags);
         let modes = table.optional("boot_mode", BootModes::default(), BootModes::read);
         let imds_support = table.optional("imds_support", ImdsSupport::V2, |value| {
-            value.one_of(&[
-                ("v2.0", ImdsSupport::V2),
-                ("optional", ImdsSupport::Optional),
-            ])
+            value.one_of(&[("v2.0", ImdsSupport::V2), ("optional", ImdsSupport::Optional)])
         });
-        let copy_concurrency =
-            table.optional("copy_concurrency", 5, |value| value.integer(1..=i64::MAX));
+        let copy_concurrency = table.optional("copy_concurrency", 5, |value| value.integer(1..=i64::MAX));
         Some(Self {
             publish_amqp_messages: publish_amqp_messages?,
             base_region: base_region?,
@@ -174,8 +166,7 @@ impl Aws {
             (false, false) => {}
         }
         let web_identity = has("AWS_WEB_IDENTITY_TOKEN_FILE") && has("AWS_ROLE_ARN");
-        let container = has("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
-            || has("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+        let container = has("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") || has("AWS_CONTAINER_CREDENTIALS_FULL_URI");
         if web_identity || container || shared_files_exist(env) {
             return Vec::new();
         }
@@ -254,9 +245,7 @@ fn snapshot_method(table: &Table<'_>) -> Option<SnapshotMethod> {
 fn region(value: &Value<'_>) -> Option<String> {
     let fits = |text: &str| {
         let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        text.chars().all(letters)
-            && text.contains('-')
-            && text.ends_with(|c: char| c.is_ascii_digit())
+        text.chars().all(letters) && text.contains('-') && text.ends_with(|c: char| c.is_ascii_digit())
     };
     value.matching(fits, "a region such as \"us-east-1\"")
 }
@@ -310,10 +299,7 @@ fn tags(value: &Value<'_>) -> Option<BTreeMap<String, String>> {
 
 /// The SDK's shared files, at their usual places or where variables say.
 fn shared_files_exist(env: &Environment) -> bool {
-    let home = |name: &str| {
-        env.get("HOME")
-            .map(|home| Path::new(home).join(".aws").join(name))
-    };
+    let home = |name: &str| env.get("HOME").map(|home| Path::new(home).join(".aws").join(name));
     let file = |variable, name| env.get(variable).map(Into::into).or_else(|| home(name));
     [
         file("AWS_SHARED_CREDENTIALS_FILE", "credentials"),

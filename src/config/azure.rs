@@ -100,14 +100,10 @@ impl Azure {
             Some(value) => value.endpoint(),
             None => Url::parse(default).ok(),
         };
-        let resource_manager_endpoint =
-            endpoint("resource_manager_endpoint", "https://management.azure.com");
+        let resource_manager_endpoint = endpoint("resource_manager_endpoint", "https://management.azure.com");
         let authority_host = endpoint("authority_host", "https://login.microsoftonline.com");
         let account = storage_account_name.as_deref().unwrap_or("account");
-        let blob_endpoint = endpoint(
-            "blob_endpoint",
-            &format!("https://{account}.blob.core.windows.net"),
-        );
+        let blob_endpoint = endpoint("blob_endpoint", &format!("https://{account}.blob.core.windows.net"));
         Some(Self {
             publish_amqp_messages: publish_amqp_messages?,
             location: location?,
@@ -137,10 +133,7 @@ impl Azure {
             if let Some(value) = value
                 && values.any(|other| other != value)
             {
-                problems.push(format!(
-                    "{} are set to different values",
-                    names.join(" and ")
-                ));
+                problems.push(format!("{} are set to different values", names.join(" and ")));
             }
             value
         };
@@ -170,14 +163,10 @@ impl Azure {
             && let Err(error) = std::fs::metadata(path)
         {
             let path = path.display();
-            problems.push(format!(
-                "AZURE_FEDERATED_TOKEN_FILE: cannot read {path}: {error}"
-            ));
+            problems.push(format!("AZURE_FEDERATED_TOKEN_FILE: cannot read {path}: {error}"));
         }
         match (subscription_id, client_id, tenant_id, proof) {
-            (Some(subscription_id), Some(client_id), Some(tenant_id), Some(proof))
-                if problems.is_empty() =>
-            {
+            (Some(subscription_id), Some(client_id), Some(tenant_id), Some(proof)) if problems.is_empty() => {
                 Ok(Credentials {
                     subscription_id: subscription_id.to_owned(),
                     client_id: client_id.to_owned(),

@@ -117,8 +117,7 @@ impl Registry {
     fn find_credentials(&self, env: &Environment) -> Result<RegistryCredentials, String> {
         let mut found = RegistryCredentials::default();
         if let Some(prefix) = &self.credential_prefix {
-            let [user, password, directory] =
-                ["USER", "PASSWORD", "CERT_DIR"].map(|name| format!("{prefix}{name}"));
+            let [user, password, directory] = ["USER", "PASSWORD", "CERT_DIR"].map(|name| format!("{prefix}{name}"));
             found.user = match (env.get(&user), env.get(&password)) {
                 (Some(user), Some(password)) => Some((user.to_owned(), Secret::new(password))),
                 (Some(_), None) => return Err(format!("{user} is set but {password} is not")),
@@ -126,14 +125,12 @@ impl Registry {
                 (None, None) => None,
             };
             if let Some(path) = env.get(&directory) {
-                let (certificate, ca) = read_directory(Path::new(path))
-                    .map_err(|text| format!("{directory}: {text}"))?;
+                let (certificate, ca) =
+                    read_directory(Path::new(path)).map_err(|text| format!("{directory}: {text}"))?;
                 found.client_certificate = certificate;
                 found.ca = ca;
             } else if found.user.is_none() {
-                return Err(format!(
-                    "neither {user} and {password} nor {directory} is set"
-                ));
+                return Err(format!("neither {user} and {password} nor {directory} is set"));
             }
         }
         if let Some(path) = &self.ca_cert {
@@ -290,17 +287,13 @@ fn registry_url(value: &Value<'_>, insecure: bool) -> Option<(String, Url, Strin
     if base.query().is_some() || base.fragment().is_some() {
         return value.refuse(EXPECTED);
     }
-    let loopback = base
-        .host()
-        .is_some_and(|host: Host<&str>| is_loopback(&host));
+    let loopback = base.host().is_some_and(|host: Host<&str>| is_loopback(&host));
     if insecure && !loopback {
         return value.refuse("insecure = true is for loopback hosts only");
     }
     let path = path.trim_end_matches('/');
     if !path.is_empty() && !is_repository(path) {
-        return value.refuse(format!(
-            "\"{path}\" cannot be the beginning of a repository name"
-        ));
+        return value.refuse(format!("\"{path}\" cannot be the beginning of a repository name"));
     }
     let path = path.to_owned();
     Some((text, base, path))
@@ -312,20 +305,11 @@ mod tests {
 
     #[test]
     fn repository_names() {
-        for good in [
-            "fedora",
-            "fedora-minimal",
-            "a/b/c",
-            "a__b",
-            "a--b",
-            "a.b_c",
-            "0",
-        ] {
+        for good in ["fedora", "fedora-minimal", "a/b/c", "a__b", "a--b", "a.b_c", "0"] {
             assert!(is_repository(good), "{good}");
         }
         for bad in [
-            "", "/", "a/", "/a", "a//b", "A", "a b", "a___b", "a..b", "a._b", "-a", "a-", "a:b",
-            "ä",
+            "", "/", "a/", "/a", "a//b", "A", "a b", "a___b", "a..b", "a._b", "-a", "a-", "a:b", "ä",
         ] {
             assert!(!is_repository(bad), "{bad}");
         }

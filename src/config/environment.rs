@@ -18,10 +18,7 @@ impl Environment {
     /// The value of a variable. An empty one counts as not set: that is what an optional
     /// deployment secret looks like when it is absent.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 }
 

@@ -47,22 +47,16 @@ impl Gcp {
     pub(super) fn read(table: &Table<'_>) -> Option<Self> {
         let publish_amqp_messages = table.optional("publish_amqp_messages", true, Value::boolean);
         let project = table.required("project", |value| {
-            let letters =
-                |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.:".contains(c);
+            let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.:".contains(c);
             let fits = |text: &str| text.len() >= 6 && text.chars().all(letters);
             value.matching(fits, "a project id such as \"fedora-cloud\"")
         });
         let bucket_name = table.required("bucket_name", |value| {
-            let letters =
-                |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+            let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
             let fits = |text: &str| (3..=222).contains(&text.len()) && text.chars().all(letters);
-            value.matching(
-                fits,
-                "lower-case letters, digits, hyphens, underscores, dots",
-            )
+            value.matching(fits, "lower-case letters, digits, hyphens, underscores, dots")
         });
-        let storage_locations =
-            table.required("storage_locations", |value| value.some(Value::filled));
+        let storage_locations = table.required("storage_locations", |value| value.some(Value::filled));
         let duration = |key, days| table.optional(key, days * DAY, Value::nonzero_duration);
         let promotion_interval = duration("promotion_interval", 14);
         let promotion_minimum_age = table.optional("promotion_minimum_age", DAY, Value::duration);

@@ -88,9 +88,7 @@ impl Logging {
 
     pub(super) fn read(value: &Value<'_>) -> Option<Self> {
         let table = value.free_table()?;
-        let handlers = table.optional("handlers", Vec::new(), |value| {
-            Some(value.free_table()?.all())
-        })?;
+        let handlers = table.optional("handlers", Vec::new(), |value| Some(value.free_table()?.all()))?;
         let names: Vec<&str> = handlers.iter().map(|(name, _)| *name).collect();
         let mut used = Vec::new();
         let mut root = Some(Level::Warning);
@@ -175,10 +173,7 @@ fn server(value: &Value<'_>) -> Option<(String, u16)> {
     match value.raw() {
         DeValue::String(_) => {
             let text = value.filled()?;
-            match text
-                .rsplit_once(':')
-                .filter(|(host, _)| !host.contains(':'))
-            {
+            match text.rsplit_once(':').filter(|(host, _)| !host.contains(':')) {
                 Some((host, port)) => match port.parse() {
                     Ok(port) => Some((host.to_owned(), port)),
                     Err(_) => value.refuse(format!("expected {EXPECTED}, found \"{text}\"")),

@@ -20,11 +20,7 @@ pub(crate) struct Document<'a> {
 }
 
 /// Parses `text` and hands its root to `read`. `Ok` only if nothing was found wrong.
-pub(crate) fn read<T>(
-    file: &Path,
-    text: &str,
-    read: impl FnOnce(&Table<'_>) -> Option<T>,
-) -> Result<T, Problems> {
+pub(crate) fn read<T>(file: &Path, text: &str, read: impl FnOnce(&Table<'_>) -> Option<T>) -> Result<T, Problems> {
     let document = Document {
         file,
         text,
@@ -111,11 +107,7 @@ impl<'a> Table<'a> {
     }
 
     /// The value of `key` as `read` understands it. A missing key is a problem of this table.
-    pub(crate) fn required<T>(
-        &self,
-        key: &'static str,
-        read: impl FnOnce(&Value<'a>) -> Option<T>,
-    ) -> Option<T> {
+    pub(crate) fn required<T>(&self, key: &'static str, read: impl FnOnce(&Value<'a>) -> Option<T>) -> Option<T> {
         match self.get(key) {
             Some(value) => read(&value),
             None => {
@@ -252,10 +244,7 @@ impl<'a> Value<'a> {
 
     /// One of a few words.
     pub(crate) fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
-        let names: Vec<_> = choices
-            .iter()
-            .map(|(name, _)| format!("\"{name}\""))
-            .collect();
+        let names: Vec<_> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
         let names = names.join(", ");
         let Some(text) = self.value.as_str() else {
             return self.wrong_type(format!("one of {names}"));
@@ -282,14 +271,8 @@ impl<'a> Value<'a> {
         let value = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
         match value.filter(|value| range.contains(value)).map(T::try_from) {
             Some(Ok(value)) => Some(value),
-            _ if *range.end() == i64::MAX => {
-                self.refuse(format!("must be at least {}", range.start()))
-            }
-            _ => self.refuse(format!(
-                "must be between {} and {}",
-                range.start(),
-                range.end()
-            )),
+            _ if *range.end() == i64::MAX => self.refuse(format!("must be at least {}", range.start())),
+            _ => self.refuse(format!("must be between {} and {}", range.start(), range.end())),
         }
     }
 
@@ -346,15 +329,8 @@ impl<'a> Value<'a> {
 }
 
 fn join(path: &str, name: &str) -> String {
-    let plain = !name.is_empty()
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
-    let name = if plain {
-        name.to_owned()
-    } else {
-        format!("{name:?}")
-    };
+    let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+    let name = if plain { name.to_owned() } else { format!("{name:?}") };
     if path.is_empty() {
         name
     } else {

@@ -22,13 +22,20 @@ pub async fn fetch(http: &Client, service: &Url, id: Uuid) -> Result<Message, Er
     if let Ok(mut segments) = url.path_segments_mut() {
         segments.pop_if_empty().extend(["v2", "id"]);
     }
-    url.query_pairs_mut().append_pair("id", &id.to_string()).append_pair("is_raw", "true");
+    url.query_pairs_mut()
+        .append_pair("id", &id.to_string())
+        .append_pair("is_raw", "true");
     let body = Policy::CALL
-        .run("datagrepper", GetError::class, async || http::get(http, &url, LIMIT).await)
+        .run("datagrepper", GetError::class, async || {
+            http::get(http, &url, LIMIT).await
+        })
         .await;
     match body {
         Ok(body) => Message::of_serialized(&body).map_err(|source| Error::Message { id, source }),
-        Err(GetError::Status { status: 404, .. }) => Err(Error::Unknown { id, service: service.clone() }),
+        Err(GetError::Status { status: 404, .. }) => Err(Error::Unknown {
+            id,
+            service: service.clone(),
+        }),
         Err(error) => Err(Error::Fetch(error)),
     }
 }

@@ -96,7 +96,11 @@ fn decode(path: &str, stored: &mut Stored, sender: &Sender<Content>) -> Result<(
 fn copy(mut decoder: impl Read, sender: &Sender<Content>, malformed: impl Fn(io::Error) -> Stop) -> Result<(), Stop> {
     loop {
         let mut chunk = Vec::with_capacity(CHUNK);
-        decoder.by_ref().take(CHUNK as u64).read_to_end(&mut chunk).map_err(&malformed)?;
+        decoder
+            .by_ref()
+            .take(CHUNK as u64)
+            .read_to_end(&mut chunk)
+            .map_err(&malformed)?;
         if chunk.is_empty() {
             return Ok(());
         }
@@ -106,7 +110,9 @@ fn copy(mut decoder: impl Read, sender: &Sender<Content>, malformed: impl Fn(io:
         } else {
             Content::Data(chunk.into())
         };
-        sender.blocking_send(Ok(Piece::Next(content))).map_err(|_| Stop::Abandoned)?;
+        sender
+            .blocking_send(Ok(Piece::Next(content)))
+            .map_err(|_| Stop::Abandoned)?;
         if !full {
             return Ok(());
         }

@@ -82,12 +82,19 @@ impl Sink<'_> {
         self.hash.update(bytes);
         self.line.add(bytes.len() as u64);
         self.gathered.extend_from_slice(bytes);
-        if self.gathered.len() >= PIECE { self.flush().await } else { Ok(()) }
+        if self.gathered.len() >= PIECE {
+            self.flush().await
+        } else {
+            Ok(())
+        }
     }
 
     async fn flush(&mut self) -> Result<(), Stop> {
         let piece = self.gathered.split().freeze();
-        self.sender.send(Ok(Piece::Next(piece))).await.map_err(|_| Stop::Abandoned)
+        self.sender
+            .send(Ok(Piece::Next(piece)))
+            .await
+            .map_err(|_| Stop::Abandoned)
     }
 
     fn wrong_size(&self, found: u64) -> Stop {
@@ -171,7 +178,11 @@ async fn pause(waits: &mut Waits, error: Error, sink: &Sink<'_>) -> Result<(), E
     let Some(wait) = waits.after(error.class()) else {
         return Err(error);
     };
-    tracing::warn!(read_bytes = sink.read, wait_ms = wait.as_millis(), "{error}; going on from there");
+    tracing::warn!(
+        read_bytes = sink.read,
+        wait_ms = wait.as_millis(),
+        "{error}; going on from there"
+    );
     metrics::counter!("uploader_retries_total", "call" => "download").increment(1);
     tokio::time::sleep(wait).await;
     Ok(())
@@ -245,7 +256,10 @@ fn total_length(response: &Response, from: u64) -> Length {
     if response.status() != StatusCode::PARTIAL_CONTENT {
         return response.content_length().map_or(Length::Unknown, Length::Total);
     }
-    let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let range = response
+        .headers()
+        .get(CONTENT_RANGE)
+        .and_then(|value| value.to_str().ok());
     let parsed = range.and_then(|value| {
         let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
         let (start, _) = range.split_once('-')?;
@@ -267,7 +281,12 @@ struct Version {
 
 impl Version {
     fn of(headers: &HeaderMap) -> Self {
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
         Self {
             tag: text(ETAG),
             modified: text(LAST_MODIFIED),

@@ -56,7 +56,9 @@ impl Board {
         match &*self.0 {
             Display::Bars(bars) => {
                 let bar = ProgressBar::new(size).with_message(name.rsplit('/').next().unwrap_or(name).to_owned());
-                if let Ok(style) = ProgressStyle::with_template("{msg:50!} {bar:30} {binary_bytes:>11} {binary_bytes_per_sec:>13} {eta:>4}") {
+                if let Ok(style) = ProgressStyle::with_template(
+                    "{msg:50!} {bar:30} {binary_bytes:>11} {binary_bytes_per_sec:>13} {eta:>4}",
+                ) {
                     bar.set_style(style);
                 }
                 Line(Kind::Bar(bars.add(bar)))
