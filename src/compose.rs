@@ -173,6 +173,16 @@ impl Image {
 }
 
 impl Compose {
+    /// The id of the compose at a location, as its metadata has it. Passing failures are retried for about a minute.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::fetch`].
+    pub async fn id_at(http: &Client, location: &Location) -> Result<String, Error> {
+        let images: ImagesFile = read_json(http, &location.join("metadata/images.json")).await?;
+        Ok(images.payload.compose.id)
+    }
+
     /// Reads a compose's metadata. Passing failures are retried for about a minute.
     ///
     /// # Errors
@@ -236,7 +246,7 @@ async fn read_json<T: DeserializeOwned>(http: &Client, file: &Location) -> Resul
         Location::Folder(path) => read_file(path).await?,
         Location::Http(url) => {
             Policy::CALL
-                .run("compose metadata", Error::class, async || {
+                .run("compose metadata", Error::class, || async {
                     http::get(http, url, METADATA_LIMIT).await.map_err(Error::from)
                 })
                 .await?

@@ -1,13 +1,17 @@
 //! Publishes the images of a finished compose to clouds and registries.
 
 pub mod amqp;
+pub mod cli;
 pub mod compose;
 pub mod config;
+pub mod consumer;
 pub mod error;
 pub mod http;
 pub mod message;
+pub mod monitoring;
 pub mod notify;
 pub mod pipeline;
+pub mod plan;
 pub mod provider;
 pub mod report;
 pub mod retry;
@@ -15,3 +19,4 @@ pub mod secret;
 pub mod select;
 pub mod source;
 pub mod telemetry;
+pub mod work;

@@ -184,7 +184,7 @@ impl Releases {
 
     async fn read<T: DeserializeOwned>(&self, url: &Url) -> Result<T, Error> {
         let body = Policy::CALL
-            .run("release data", http::GetError::class, async || {
+            .run("release data", http::GetError::class, || async {
                 http::get(&self.http, url, LIMIT).await
             })
             .await
