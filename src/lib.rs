@@ -7,6 +7,7 @@ pub mod config;
 pub mod consumer;
 pub mod error;
 pub mod http;
+pub mod location;
 pub mod message;
 pub mod monitoring;
 pub mod notify;

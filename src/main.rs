@@ -14,6 +14,7 @@ use cloud_image_uploader::compose::release::Releases;
 use cloud_image_uploader::config::{Config, Environment, Problem, Problems};
 use cloud_image_uploader::consumer::{self, End};
 use cloud_image_uploader::error::{Chain, Failure};
+use cloud_image_uploader::location::Location;
 use cloud_image_uploader::message::datagrepper;
 use cloud_image_uploader::message::{Message, Origin, Wish};
 use cloud_image_uploader::monitoring::{self, Health};
@@ -260,7 +261,7 @@ fn releases(http: &Client, config: &Config) -> Releases {
 /// What the operator asks for.
 async fn request(http: &Client, config: &Config, subject: &Subject) -> Result<Wish, Stop> {
     if let Some(url) = &subject.compose {
-        let location = compose::Location::trusted(url, Path::new("")).map_err(Stop::usage)?;
+        let location = Location::trusted(url, Path::new("")).map_err(Stop::usage)?;
         let id = compose::Compose::id_at(http, &location)
             .await
             .map_err(|error| failed(error.into()))?;

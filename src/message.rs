@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::compose::{ComposeId, Location, NotOurs};
+use crate::compose::{ComposeId, NotOurs};
+use crate::location::{Location, Refused};
 
 /// Statuses of a compose whose images can be published.
 const FINISHED: [&str; 2] = ["FINISHED", "FINISHED_INCOMPLETE"];
@@ -264,7 +265,7 @@ pub enum Error {
     Severity(i64),
     /// The compose is somewhere we do not go.
     #[error("read the message")]
-    Location(#[source] crate::compose::Error),
+    Location(#[source] Refused),
 }
 
 #[cfg(test)]

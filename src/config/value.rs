@@ -1,12 +1,13 @@
 //! Values with a meaning: durations, sizes, addresses.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::{Host, Url};
 
 use super::reader::Value;
+use crate::location::Location;
 
 impl Value<'_> {
     /// A span of time with its unit, zero included.
@@ -65,6 +66,16 @@ impl Value<'_> {
             return self.refuse("must not have a query or a fragment");
         }
         Some(url)
+    }
+
+    /// The address of a web service that is only read from, or a copy of what it serves: a path that starts with a dot
+    /// or a slash, relative to `folder`.
+    pub(crate) fn location(&self, folder: &Path) -> Option<Location> {
+        let text = self.string()?;
+        if text.starts_with(['.', '/']) {
+            return Some(Location::Folder(folder.join(text)));
+        }
+        self.url().map(Location::Http)
     }
 
     /// The address of a web service that is sent credentials: plain http stays on this machine.
