@@ -146,3 +146,47 @@ impl<W: Write> Write for Counted<W> {
         self.inner.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::archive::{read_all, tests::parsed};
+
+    #[test]
+    fn a_big_archive_is_right_in_every_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("big.ociarchive");
+        // Not a multiple of anything, so that both paddings are used.
+        let made = big(&path, 3_000_001).unwrap();
+        let archive = std::fs::read(&path).unwrap();
+        assert_eq!(archive.len() as u64, made.size);
+        assert!(made.size > 3_000_001);
+
+        let entries = parsed(&archive);
+        let get = |name: &str| &entries.iter().find(|entry| entry.0 == name).unwrap().3;
+        let follow = |descriptor: &Value| {
+            let digest = descriptor["digest"].as_str().unwrap();
+            let bytes = get(&digest.replace("sha256:", "blobs/sha256/"));
+            assert_eq!(
+                (
+                    digest_of(bytes).as_str(),
+                    descriptor["size"].as_u64().unwrap()
+                ),
+                (digest, bytes.len() as u64)
+            );
+            bytes
+        };
+        let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
+        let index = parse(get("index.json"));
+        assert_eq!(index["manifests"][0]["digest"], made.manifest);
+        let manifest = parse(follow(&index["manifests"][0]));
+        let config = parse(follow(&manifest["config"]));
+        let layer = follow(&manifest["layers"][0]);
+        assert_eq!(made.layers, [digest_of(layer)]);
+        let plain = read_all(flate2::read::GzDecoder::new(&layer[..]));
+        assert_eq!(config["rootfs"]["diff_ids"][0], digest_of(&plain));
+        assert_eq!(parsed(&plain)[0].3.len(), 3_000_001);
+    }
+}

@@ -296,3 +296,103 @@ fn release(id: &str) -> (&str, &str) {
     let release = id.rsplit_once('-').map_or(id, |(release, _)| release);
     release.rsplit_once('-').unwrap_or((release, ""))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> ComposeBuilder {
+        ComposeBuilder::new("Fedora-43-20251023.2", Some("RC-1.6"))
+            .image(Row::container("Container_Base", "x86_64", "one"))
+            .image(Row::ociarchive("Silverblue", "aarch64", "three"))
+    }
+
+    #[test]
+    fn files_are_where_the_metadata_says_with_size_and_checksum() {
+        let folder = tempfile::tempdir().unwrap();
+        let two = Row::container("Container_Toolbox", "x86_64", "two");
+        sample().image(two).write(folder.path()).unwrap();
+        let metadata = fs::read(folder.path().join("metadata/images.json")).unwrap();
+        let metadata: Value = serde_json::from_slice(&metadata).unwrap();
+        let images = &metadata["payload"]["images"];
+        assert_eq!(images["Container"]["x86_64"].as_array().unwrap().len(), 2);
+        assert_eq!(images["Silverblue"]["aarch64"].as_array().unwrap().len(), 1);
+        for row in images["Container"]["x86_64"].as_array().unwrap() {
+            let bytes = fs::read(folder.path().join(row["path"].as_str().unwrap())).unwrap();
+            assert_eq!(row["size"], bytes.len());
+            assert_eq!(row["checksums"]["sha256"], sha256(&bytes));
+        }
+        let info = fs::read(folder.path().join("metadata/composeinfo.json")).unwrap();
+        let info: Value = serde_json::from_slice(&info).unwrap();
+        assert_eq!(info["payload"]["compose"]["label"], "RC-1.6");
+    }
+
+    #[test]
+    fn every_fault_is_where_it_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let row = || Row::container("Container_Base", "x86_64", "one");
+        let lies = ComposeBuilder::new("Fedora-Rawhide-20240829.n.1", None)
+            .image(row().wrong_checksum())
+            .image(row().wrong_size(7))
+            .without_composeinfo()
+            .metadata_id("Fedora-Rawhide-20240830.n.0")
+            .header_version("2.0");
+        let metadata = lies.images_json();
+        let rows = &metadata["payload"]["images"]["Container"]["x86_64"];
+        assert_ne!(rows[0]["checksums"]["sha256"], sha256(b"one"));
+        assert_eq!((&rows[0]["size"], &rows[1]["size"]), (&json!(3), &json!(7)));
+        assert_eq!(
+            metadata["payload"]["compose"]["id"],
+            "Fedora-Rawhide-20240830.n.0"
+        );
+        assert_eq!(metadata["header"]["version"], "2.0");
+
+        lies.image(Row::ociarchive("Onyx", "x86_64", "four").missing())
+            .write(folder.path())
+            .unwrap();
+        assert!(!folder.path().join("metadata/composeinfo.json").exists());
+        assert!(!folder.path().join("Onyx").exists());
+    }
+
+    #[test]
+    fn the_id_tells_date_type_respin_and_release() {
+        let cases = [
+            (
+                "Fedora-43-20251023.2",
+                ("20251023", "production", 2),
+                ("Fedora", "43"),
+            ),
+            (
+                "Fedora-Rawhide-20240829.n.1",
+                ("20240829", "nightly", 1),
+                ("Fedora", "Rawhide"),
+            ),
+            (
+                "Fedora-Cloud-27-20180317.0",
+                ("20180317", "production", 0),
+                ("Fedora-Cloud", "27"),
+            ),
+        ];
+        for (id, about, name) in cases {
+            assert_eq!((date_kind_respin(id), release(id)), (about, name), "{id}");
+        }
+    }
+
+    /// Ours against one that really has this form.
+    #[test]
+    fn the_message_has_the_keys_of_a_real_one() {
+        let real = include_str!(
+            "../../../fixtures/messages/constructed/finished-Fedora-43-20251023.0.json"
+        );
+        let mut real: Value = serde_json::from_str(real).unwrap();
+        real["body"].as_object_mut().unwrap().remove("compose_path");
+        let location = real["body"]["location"].as_str().unwrap().to_owned();
+        let mut ours = message("Fedora-43-20251023.0", Some("RC-1.6"), &location);
+        let id = ours["id"].take();
+        let parsed = uuid::Uuid::parse_str(id.as_str().unwrap()).unwrap();
+        assert_eq!(parsed.get_version_num(), 4);
+        ours["id"] = real["id"].clone();
+        ours["headers"]["sent-at"] = real["headers"]["sent-at"].clone();
+        assert_eq!(ours, real);
+    }
+}

@@ -254,3 +254,125 @@ impl DockerArchive {
         json!({"id": self.legacy_id(number), "parent": parent, "os": "linux"}).to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use tar::EntryType;
+
+    use super::*;
+    use crate::archive::{layer, tests::parsed};
+
+    fn sample() -> DockerArchive {
+        DockerArchive::new("amd64")
+            .layer(layer("one", 3000))
+            .layer(layer("two", 10))
+    }
+
+    /// Config and layers as `manifest.json` names them; `None` where an entry is missing or no file.
+    fn read(archive: &[u8]) -> (Value, Vec<Option<Vec<u8>>>) {
+        let entries = parsed(archive);
+        let find = |name: &str| {
+            let entry = entries.iter().find(|entry| entry.0 == name)?;
+            (entry.1 == EntryType::Regular).then(|| entry.3.clone())
+        };
+        let manifest: Value = serde_json::from_slice(&find("manifest.json").unwrap()).unwrap();
+        let config = find(manifest[0]["Config"].as_str().unwrap()).unwrap();
+        let layers = manifest[0]["Layers"].as_array().unwrap();
+        let layers = layers
+            .iter()
+            .map(|name| find(name.as_str().unwrap()))
+            .collect();
+        (serde_json::from_slice(&config).unwrap(), layers)
+    }
+
+    fn diff_ids_match(archive: &[u8]) -> bool {
+        let (config, layers) = read(archive);
+        let digests: Vec<_> = layers
+            .iter()
+            .flatten()
+            .map(|layer| digest_of(layer))
+            .collect();
+        config["rootfs"]["diff_ids"] == json!(digests)
+    }
+
+    #[test]
+    fn every_style_holds_the_image() {
+        for archive in [sample(), sample().classic(), sample().hybrid()] {
+            let archive = archive.build();
+            assert!(diff_ids_match(&archive));
+            assert_eq!(read(&archive).0["architecture"], "amd64");
+        }
+    }
+
+    #[test]
+    fn styles_have_their_order_and_their_links() {
+        let names = |archive: &DockerArchive| -> Vec<String> {
+            parsed(&archive.build())
+                .into_iter()
+                .map(|entry| entry.0)
+                .collect()
+        };
+        let skopeo = names(&sample());
+        assert_eq!(skopeo[0], sample().layer_name(0));
+        assert_eq!(
+            skopeo[skopeo.len() - 2..],
+            ["manifest.json", "repositories"]
+        );
+        let entries = parsed(&sample().build());
+        let targets: Vec<_> = entries.iter().filter_map(|entry| entry.2.clone()).collect();
+        let wanted = [0, 1].map(|number| format!("../{}", sample().layer_name(number)));
+        assert_eq!(targets, wanted);
+
+        assert_eq!(names(&sample().manifest_first())[0], "manifest.json");
+        let hybrid = names(&sample().hybrid());
+        assert!(hybrid.is_sorted(), "{hybrid:?}");
+        assert_eq!(
+            hybrid[hybrid.len() - 3..],
+            ["index.json", "manifest.json", "oci-layout"]
+        );
+    }
+
+    #[test]
+    fn the_index_of_a_hybrid_names_the_same_config() {
+        let entries = parsed(&sample().hybrid().build());
+        let json = |name: &str| -> Value {
+            let entry = entries.iter().find(|entry| entry.0 == name).unwrap();
+            serde_json::from_slice(&entry.3).unwrap()
+        };
+        let path = |digest: &Value| digest.as_str().unwrap().replace("sha256:", "blobs/sha256/");
+        let manifest = json(&path(&json("index.json")["manifests"][0]["digest"]));
+        assert_eq!(
+            path(&manifest["config"]["digest"]),
+            json("manifest.json")[0]["Config"]
+        );
+        assert_eq!(
+            manifest["layers"][1]["digest"],
+            digest_of(&layer("two", 10))
+        );
+    }
+
+    #[test]
+    fn every_fault_is_where_it_was_asked_for() {
+        assert!(!diff_ids_match(&sample().wrong_diff_ids().build()));
+        let (_, layers) = read(&sample().missing_layer(1).build());
+        assert!(layers[0].is_some() && layers[1].is_none());
+        let (_, layers) = read(&sample().link_outside().build());
+        assert!(layers[0].is_none() && layers[1].is_some());
+        let outside = parsed(&sample().link_outside().build());
+        assert_eq!(outside[0].2.as_deref(), Some("../../../../etc/passwd"));
+        let whole = sample().build();
+        assert_eq!(sample().truncated(700).build(), whole[..700]);
+    }
+
+    #[test]
+    fn equal_layers_are_stored_once() {
+        let archive = sample().layer(layer("one", 3000)).build();
+        assert!(diff_ids_match(&archive));
+        let stored = parsed(&archive)
+            .iter()
+            .filter(|entry| entry.0.ends_with(".tar") && entry.1 == EntryType::Regular)
+            .count();
+        assert_eq!(stored, 2);
+    }
+}

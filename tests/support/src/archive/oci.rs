@@ -345,3 +345,183 @@ pub(super) fn index_of(manifest: &[u8]) -> Vec<u8> {
         .to_string()
         .into_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::archive::{layer, tests::parsed};
+
+    fn sample() -> OciArchive {
+        OciArchive::new("arm64")
+            .layer(layer("one", 3000))
+            .layer(layer("two", 10))
+    }
+
+    /// Content by name, and the names in order.
+    fn files(archive: &[u8]) -> (HashMap<String, Vec<u8>>, Vec<String>) {
+        let entries = parsed(archive);
+        let names = entries.iter().map(|entry| entry.0.clone()).collect();
+        (
+            entries
+                .into_iter()
+                .map(|entry| (entry.0, entry.3))
+                .collect(),
+            names,
+        )
+    }
+
+    /// Follows a descriptor and checks that the blob is what it says.
+    fn follow<'f>(
+        files: &'f HashMap<String, Vec<u8>>,
+        descriptor: &Value,
+    ) -> Result<&'f [u8], String> {
+        let digest = descriptor["digest"].as_str().unwrap();
+        let name = format!("blobs/sha256/{}", digest.strip_prefix("sha256:").unwrap());
+        let bytes = files.get(&name).ok_or("missing")?;
+        if digest_of(bytes) != digest {
+            return Err("digest".to_owned());
+        }
+        if descriptor["size"] != json!(bytes.len()) {
+            return Err("size".to_owned());
+        }
+        Ok(bytes)
+    }
+
+    /// The configs of all images, after every blob was found right.
+    fn check(archive: &[u8]) -> Result<Vec<Value>, String> {
+        let (files, _) = files(archive);
+        let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
+        assert_eq!(files["oci-layout"], br#"{"imageLayoutVersion":"1.0.0"}"#);
+        let mut manifests = parse(&files["index.json"])["manifests"].take();
+        if manifests[0]["mediaType"]
+            .as_str()
+            .unwrap()
+            .contains("index")
+        {
+            manifests = parse(follow(&files, &manifests[0])?)["manifests"].take();
+        }
+        let mut configs = Vec::new();
+        for descriptor in manifests.as_array().unwrap() {
+            let manifest = parse(follow(&files, descriptor)?);
+            let config = parse(follow(&files, &manifest["config"])?);
+            let layers = manifest["layers"].as_array().unwrap();
+            let diff_ids = config["rootfs"]["diff_ids"].as_array().unwrap();
+            assert_eq!(layers.len(), diff_ids.len());
+            for (layer, diff_id) in layers.iter().zip(diff_ids) {
+                let stored = follow(&files, layer)?;
+                let kind = layer["mediaType"].as_str().unwrap();
+                let plain = match kind.rsplit_once('+') {
+                    Some((_, "gzip")) => {
+                        crate::archive::read_all(flate2::read::GzDecoder::new(stored))
+                    }
+                    Some((_, "zstd")) => ::zstd::decode_all(stored).unwrap(),
+                    _ => stored.to_vec(),
+                };
+                if *diff_id != digest_of(&plain) {
+                    return Err("diff_id".to_owned());
+                }
+                assert!(!parsed(&plain).is_empty(), "a layer is a tar archive");
+            }
+            configs.push(config);
+        }
+        Ok(configs)
+    }
+
+    #[test]
+    fn a_good_archive_is_right_in_every_digest_and_in_the_order_of_skopeo() {
+        for packing in [Packing::Gzip, Packing::Zstd, Packing::Plain] {
+            let archive = sample().packing(packing).build();
+            let configs = check(&archive).unwrap();
+            assert_eq!(configs.len(), 1);
+            assert_eq!(configs[0]["architecture"], "arm64");
+        }
+        let (_, names) = files(&sample().build());
+        assert_eq!(names.len(), 2 + 4 + 2);
+        assert!(names.is_sorted(), "{names:?}");
+        assert_eq!(names[6..], ["index.json", "oci-layout"]);
+        assert_eq!(sample().build(), sample().build());
+    }
+
+    #[test]
+    fn the_layout_tells_the_digests_of_the_archive() {
+        let layout = sample().layout();
+        let (files, _) = files(&sample().build());
+        let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        assert_eq!(index["manifests"][0]["digest"], layout.digest());
+        assert_eq!(layout.layers.len(), 2);
+    }
+
+    #[test]
+    fn every_fault_is_where_it_was_asked_for() {
+        let cases = [
+            (sample().corrupt(Part::Layer(1)), "digest"),
+            (sample().corrupt(Part::Config), "digest"),
+            (sample().corrupt(Part::Manifest), "digest"),
+            (sample().missing(Part::Layer(0)), "missing"),
+            (sample().missing(Part::Config), "missing"),
+            (sample().missing(Part::Manifest), "missing"),
+            (sample().wrong_size(Part::Layer(0)), "size"),
+            (sample().wrong_size(Part::Config), "size"),
+            (sample().wrong_size(Part::Manifest), "size"),
+            (sample().wrong_diff_ids(), "diff_id"),
+        ];
+        for (archive, fault) in cases {
+            assert_eq!(check(&archive.build()).unwrap_err(), fault, "{archive:?}");
+        }
+    }
+
+    #[test]
+    fn several_manifests_share_blobs_and_may_be_nested() {
+        let other = OciArchive::new("amd64")
+            .layer(layer("one", 3000))
+            .index_platform("amd64");
+        let both = sample().index_platform("arm64").also(other);
+        for archive in [both.clone(), both.nested()] {
+            let configs = check(&archive.build()).unwrap();
+            let arches: Vec<_> = configs
+                .iter()
+                .map(|config| config["architecture"].as_str())
+                .collect();
+            assert_eq!(arches, [Some("arm64"), Some("amd64")]);
+            let (files, names) = files(&archive.build());
+            assert_eq!(files.len(), names.len(), "no blob is there twice");
+        }
+    }
+
+    #[test]
+    fn order_names_size_and_end_can_be_chosen() {
+        let (_, names) = files(&sample().index_first().build());
+        assert_eq!(names[..2], ["oci-layout", "index.json"]);
+        check(&sample().index_first().build()).unwrap();
+
+        let archive = sample().pax_names().build();
+        check(&archive).unwrap();
+        let raw = tar_entries(&archive);
+        assert_eq!(
+            raw,
+            2 * files(&archive).1.len(),
+            "each entry has a PAX header"
+        );
+
+        let huge = sample().huge_index(5_000_000).build();
+        check(&huge).unwrap();
+        assert!(files(&huge).0["index.json"].len() > 5_000_000);
+
+        let whole = sample().build();
+        assert_eq!(sample().truncated(2000).build(), whole[..2000]);
+
+        let extra = sample().entry(Entry::file("../x", "y")).build();
+        let (_, names) = files(&extra);
+        assert!(names.contains(&"../x".to_owned()));
+    }
+
+    fn tar_entries(archive: &[u8]) -> usize {
+        ::tar::Archive::new(archive)
+            .entries()
+            .unwrap()
+            .raw(true)
+            .count()
+    }
+}
