@@ -1,1 +1,3 @@
 //! Real servers, fakes, and archives for the tests.
+
+pub mod archive;
