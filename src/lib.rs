@@ -7,6 +7,8 @@ pub mod error;
 pub mod http;
 pub mod message;
 pub mod notify;
+#[cfg(any(feature = "container", feature = "local"))]
+pub mod oci;
 pub mod pipeline;
 pub mod provider;
 pub mod report;
