@@ -8,85 +8,17 @@ pub mod id;
 pub mod release;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::path::{Path, PathBuf};
 
 use reqwest::Client;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use url::Url;
 
 pub use self::id::{ComposeId, Family, NotOurs};
 use crate::error::{Class, Classified};
-use crate::http;
-use crate::retry::Policy;
+use crate::location::{Location, ReadError};
 
 /// Fedora's largest images.json has 150 kB; one larger than this is an attack or a mistake.
 const METADATA_LIMIT: u64 = 32 << 20;
-
-/// Where a compose is: a base that paths of the metadata are joined to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Location {
-    /// `http` or `https`.
-    Http(Url),
-    /// A folder of this machine; never from a broker.
-    Folder(PathBuf),
-}
-
-impl Location {
-    /// Reads the location a broker's message gives: http(s) only, so that nobody can have files of this machine read.
-    ///
-    /// # Errors
-    ///
-    /// Anything else, named.
-    pub fn remote(text: &str) -> Result<Self, Error> {
-        match Url::parse(text) {
-            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Self::Http(url)),
-            Ok(_) | Err(_) => Err(Error::Location(text.to_owned())),
-        }
-    }
-
-    /// Reads a location an operator gives: http(s), `file:`, or a path relative to `folder`.
-    ///
-    /// # Errors
-    ///
-    /// A URL of another scheme.
-    pub fn trusted(text: &str, folder: &Path) -> Result<Self, Error> {
-        match Url::parse(text) {
-            Ok(url) if url.scheme() == "file" => match url.to_file_path() {
-                Ok(path) => Ok(Self::Folder(path)),
-                Err(()) => Err(Error::Location(text.to_owned())),
-            },
-            Ok(_) => Self::remote(text),
-            Err(url::ParseError::RelativeUrlWithoutBase) => Ok(Self::Folder(folder.join(text))),
-            Err(_) => Err(Error::Location(text.to_owned())),
-        }
-    }
-
-    /// A file below this location. `path` has been checked to stay below.
-    #[must_use]
-    pub fn join(&self, path: &str) -> Self {
-        match self {
-            Self::Http(base) => {
-                let mut url = base.clone();
-                if let Ok(mut segments) = url.path_segments_mut() {
-                    segments.pop_if_empty().extend(path.split('/'));
-                }
-                Self::Http(url)
-            }
-            Self::Folder(folder) => Self::Folder(folder.join(path)),
-        }
-    }
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Http(url) => url.fmt(f),
-            Self::Folder(path) => path.display().fmt(f),
-        }
-    }
-}
 
 /// A milestone's name in composeinfo and in the message: `RC-1.6`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,6 +105,16 @@ impl Image {
 }
 
 impl Compose {
+    /// The id of the compose at a location, as its metadata has it. Passing failures are retried for about a minute.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::fetch`].
+    pub async fn id_at(http: &Client, location: &Location) -> Result<String, Error> {
+        let images: ImagesFile = read_json(http, &location.join("metadata/images.json")).await?;
+        Ok(images.payload.compose.id)
+    }
+
     /// Reads a compose's metadata. Passing failures are retried for about a minute.
     ///
     /// # Errors
@@ -218,7 +160,7 @@ async fn label_of_composeinfo(http: &Client, location: &Location, id: &ComposeId
     let file = location.join("metadata/composeinfo.json");
     let info: ComposeinfoFile = match read_json(http, &file).await {
         Ok(info) => info,
-        Err(Error::Missing(_)) => return Ok(None),
+        Err(Error::Read(ReadError::Missing(_))) => return Ok(None),
         Err(error) => return Err(error),
     };
     info.header.check("productmd.composeinfo", location)?;
@@ -232,39 +174,13 @@ async fn label_of_composeinfo(http: &Client, location: &Location, id: &ComposeId
 }
 
 async fn read_json<T: DeserializeOwned>(http: &Client, file: &Location) -> Result<T, Error> {
-    let bytes = match file {
-        Location::Folder(path) => read_file(path).await?,
-        Location::Http(url) => {
-            Policy::CALL
-                .run("compose metadata", Error::class, async || {
-                    http::get(http, url, METADATA_LIMIT).await.map_err(Error::from)
-                })
-                .await?
-        }
-    };
+    let bytes = file
+        .read(http, "compose metadata", METADATA_LIMIT)
+        .await
+        .map_err(Error::Read)?;
     serde_json::from_slice(&bytes).map_err(|source| Error::Json {
         file: file.to_string(),
         source,
-    })
-}
-
-async fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
-    let read = async {
-        let size = tokio::fs::metadata(path).await?.len();
-        if size > METADATA_LIMIT {
-            return Err(std::io::Error::new(
-                std::io::ErrorKind::FileTooLarge,
-                format!("has {size} bytes"),
-            ));
-        }
-        tokio::fs::read(path).await
-    };
-    read.await.map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => Error::Missing(path.display().to_string()),
-        _ => Error::File {
-            path: path.to_owned(),
-            source,
-        },
     })
 }
 
@@ -380,25 +296,9 @@ fn is_plain_name(text: &str) -> bool {
 /// A compose that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not a location a compose may have.
-    #[error(
-        "read a compose from {0:?}: only http and https are accepted, and file only from a message given as a file"
-    )]
-    Location(String),
-    /// A file of the metadata does not exist.
-    #[error("find {0}")]
-    Missing(String),
-    /// A file of the metadata could not be fetched.
-    #[error("fetch the compose's metadata")]
-    Fetch(#[source] http::GetError),
-    /// A file of the metadata could not be read.
-    #[error("read {}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// A file of the metadata is missing, or cannot be had.
+    #[error("read the compose's metadata")]
+    Read(#[source] ReadError),
     /// Not JSON, or not of the form productmd describes.
     #[error("understand {file}")]
     Json {
@@ -438,25 +338,11 @@ pub enum Error {
     Label(String),
 }
 
-impl From<http::GetError> for Error {
-    fn from(error: http::GetError) -> Self {
-        match error {
-            http::GetError::Status {
-                url, status: 404 | 410, ..
-            } => Self::Missing(url),
-            other => Self::Fetch(other),
-        }
-    }
-}
-
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Fetch(error) => error.class(),
-            Self::File { .. } => Class::TRANSIENT,
-            Self::Location(_)
-            | Self::Missing(_)
-            | Self::Json { .. }
+            Self::Read(error) => error.class(),
+            Self::Json { .. }
             | Self::Version { .. }
             | Self::OtherCompose { .. }
             | Self::Row { .. }

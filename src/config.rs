@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::location::Location;
+
 pub use environment::Environment;
 pub use logging::Logging;
 pub use problem::{Problem, Problems};
@@ -66,11 +68,11 @@ pub struct Monitoring {
 pub struct Service {
     /// `datagrepper_url`. Default: `https://apps.fedoraproject.org/datagrepper`.
     pub datagrepper_url: Url,
-    /// `bodhi_url`. Default: `https://bodhi.fedoraproject.org`.
-    pub bodhi_url: Url,
-    /// `release_metadata_url`. Default:
+    /// `bodhi_url`, or a folder with copies. Default: `https://bodhi.fedoraproject.org`.
+    pub bodhi_url: Location,
+    /// `release_metadata_url`, or a file with a copy. Default:
     /// `https://fedorapeople.org/groups/qa/metadata/release.json`.
-    pub release_metadata_url: Url,
+    pub release_metadata_url: Location,
     /// `max_concurrent_images`: images worked on at once. Default: 4.
     pub max_concurrent_images: usize,
     /// `decode_threads`: threads for decompression. Default: the number of processors.
@@ -144,7 +146,7 @@ impl Config {
         let logging = root.optional("log_config", Logging::default(), Logging::read);
         let consumer = root.required("consumer_config", |value| {
             value.table(|table| {
-                let service = Service::read(table);
+                let service = Service::read(table, path.parent().unwrap_or(path));
                 let provider = Provider::read(table);
                 Some((service?, provider?))
             })
@@ -201,18 +203,22 @@ impl Monitoring {
 }
 
 impl Service {
-    fn read(table: &Table<'_>) -> Option<Self> {
+    fn read(table: &Table<'_>, folder: &Path) -> Option<Self> {
         let url = |key, default: &str| match table.get(key) {
             Some(value) => value.url(),
             None => Url::parse(default).ok(),
+        };
+        let location = |key, default: &str| match table.get(key) {
+            Some(value) => value.location(folder),
+            None => Location::remote(default).ok(),
         };
         let count = |key, default| table.optional(key, default, |value| value.integer(1..=i64::MAX));
         let duration = |key, default| table.optional(key, default, Value::duration);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
 
         let datagrepper_url = url("datagrepper_url", "https://apps.fedoraproject.org/datagrepper");
-        let bodhi_url = url("bodhi_url", "https://bodhi.fedoraproject.org");
-        let release_metadata_url = url(
+        let bodhi_url = location("bodhi_url", "https://bodhi.fedoraproject.org");
+        let release_metadata_url = location(
             "release_metadata_url",
             "https://fedorapeople.org/groups/qa/metadata/release.json",
         );

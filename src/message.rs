@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::compose::{ComposeId, Location, NotOurs};
+use crate::compose::{ComposeId, NotOurs};
+use crate::location::{Location, Refused};
 
 /// Statuses of a compose whose images can be published.
 const FINISHED: [&str; 2] = ["FINISHED", "FINISHED_INCOMPLETE"];
@@ -61,12 +62,42 @@ pub enum Wish {
     Nothing(Reason),
 }
 
+impl Wish {
+    /// The wish of an operator who names a compose instead of a message.
+    #[must_use]
+    pub fn of_compose(id: &str, location: Location, origin: Origin) -> Self {
+        match ComposeId::parse(id) {
+            Ok(compose) => Self::Publish(Request {
+                compose,
+                location,
+                label: None,
+                origin,
+            }),
+            Err(why) => Self::Nothing(Reason::family(id, why)),
+        }
+    }
+
+    /// The same wish, asked for in these words.
+    #[must_use]
+    pub fn from(self, origin: Origin) -> Self {
+        match self {
+            Self::Publish(request) => Self::Publish(Request { origin, ..request }),
+            Self::Nothing(reason) => Self::Nothing(reason),
+        }
+    }
+}
+
 /// Why nothing is to be done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// It has not finished, or has failed.
-    #[error("the compose's status is {0:?}")]
-    Status(String),
+    #[error("the compose's status is {status:?}")]
+    Status {
+        /// The compose, where the message names one.
+        compose: Option<String>,
+        /// The status.
+        status: String,
+    },
     /// Nobody publishes such composes.
     #[error("{compose}: {why}")]
     Family {
@@ -75,6 +106,24 @@ pub enum Reason {
         /// Why not.
         why: NotOurs,
     },
+}
+
+impl Reason {
+    fn family(compose: &str, why: NotOurs) -> Self {
+        Self::Family {
+            compose: compose.escape_debug().to_string(),
+            why,
+        }
+    }
+
+    /// The compose, where the message names one.
+    #[must_use]
+    pub fn compose(&self) -> Option<&str> {
+        match self {
+            Self::Status { compose, .. } => compose.as_deref(),
+            Self::Family { compose, .. } => Some(compose),
+        }
+    }
 }
 
 /// A message, with no more of it read than is needed.
@@ -152,16 +201,16 @@ impl Message {
     pub fn wish(&self, folder: Option<&Path>) -> Result<Wish, Error> {
         let status = self.field("status")?;
         if !FINISHED.contains(&status) {
-            return Ok(Wish::Nothing(Reason::Status(status.to_owned())));
+            return Ok(Wish::Nothing(Reason::Status {
+                compose: self.field("compose_id").ok().map(str::to_owned),
+                status: status.to_owned(),
+            }));
         }
         let id = self.field("compose_id")?;
         let compose = match ComposeId::parse(id) {
             Ok(compose) => compose,
             Err(why) => {
-                return Ok(Wish::Nothing(Reason::Family {
-                    compose: id.escape_debug().to_string(),
-                    why,
-                }));
+                return Ok(Wish::Nothing(Reason::family(id, why)));
             }
         };
         let location = self.field("location")?;
@@ -216,7 +265,7 @@ pub enum Error {
     Severity(i64),
     /// The compose is somewhere we do not go.
     #[error("read the message")]
-    Location(#[source] crate::compose::Error),
+    Location(#[source] Refused),
 }
 
 #[cfg(test)]

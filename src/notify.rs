@@ -196,7 +196,9 @@ impl Notifier {
         let Some(broker) = &self.0 else { return Ok(()) };
         let outgoing = notice.outgoing();
         policy
-            .run("publish", Classified::class, async || broker.publish(&outgoing).await)
+            .run("publish", Classified::class, || async {
+                broker.publish(&outgoing).await
+            })
             .await
             .map_err(|source| Error {
                 topic: notice.topic.clone(),

@@ -120,7 +120,7 @@ impl Pipeline {
 
     async fn prepare(&self, request: &Request, only: Option<&Only>) -> Result<Prepared, Failure> {
         Policy::work(self.give_up_after)
-            .run("compose", Failure::class, async || {
+            .run("compose", Failure::class, || async {
                 prepare(&self.http, &self.releases, &self.section, request, only).await
             })
             .await

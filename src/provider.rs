@@ -4,14 +4,21 @@
 //! location: all of it complete, nothing of it visible to users. *Release* makes it visible and re-reads what is live.
 //! Both are safe to repeat, need no local state, and go on with the other locations when one fails.
 
+#[cfg(feature = "container")]
+pub mod container;
+#[cfg(feature = "local")]
+pub mod local;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::civil::Date;
 use serde::Serialize;
 
 use crate::compose::Image;
-use crate::error::Failure;
+use crate::config::{self, Environment};
+use crate::error::{Class, Classified, Failure};
 use crate::select::Deliverable;
 use crate::source::{Source, Sources};
 
@@ -36,6 +43,34 @@ pub trait Provider: Send + Sync {
     ///
     /// What concerns all locations alike.
     async fn release(&self, deliverable: &Deliverable, staged: Staged, task: &Task) -> Result<Publication, Failure>;
+}
+
+/// The provider of a configuration.
+///
+/// # Errors
+///
+/// Credentials that are missing or cannot be read, or a provider that this build leaves out.
+pub fn build(section: &config::Provider, environment: &Environment) -> Result<Arc<dyn Provider>, Failure> {
+    // Not every set of features has a provider that reads the environment.
+    let _ = environment;
+    match section {
+        #[cfg(feature = "container")]
+        config::Provider::Container(section) => Ok(Arc::new(container::ContainerProvider::new(section, environment)?)),
+        #[cfg(feature = "local")]
+        config::Provider::Local(section) => Ok(Arc::new(local::LocalProvider::new(section))),
+        other => Err(Absent(other.name()).into()),
+    }
+}
+
+/// A provider that this build leaves out.
+#[derive(Debug, thiserror::Error)]
+#[error("publish to {0}: this build has no client for it")]
+struct Absent(&'static str);
+
+impl Classified for Absent {
+    fn class(&self) -> Class {
+        Class::Everything
+    }
 }
 
 /// What a provider needs besides the deliverable: the images' bytes, and what the operator asked for.

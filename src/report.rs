@@ -131,6 +131,38 @@ impl Report {
         }
     }
 
+    /// Writes what became of it to the log: once, here, whatever was tried before.
+    pub fn log(&self) {
+        self.log_published();
+        for line in self.failures() {
+            tracing::error!("{line}");
+        }
+    }
+
+    /// Writes what is live to the log.
+    pub fn log_published(&self) {
+        for published in &self.published {
+            let deliverable = &published.deliverable;
+            for superseded in &published.superseded {
+                let Superseded { location, by } = superseded;
+                tracing::warn!(
+                    deliverable,
+                    location,
+                    by,
+                    "{location} has a newer {deliverable}, of {by}"
+                );
+            }
+            if !published.places.is_empty() {
+                let places: Vec<_> = published.places.iter().map(|place| place.location.as_str()).collect();
+                let (outcome, places) = (published.outcome(), places.join(", "));
+                tracing::info!(deliverable, outcome, places, "{deliverable}: {outcome} in {places}");
+            }
+        }
+        if self.published.is_empty() && self.broken.is_empty() {
+            tracing::info!("{} has nothing for this provider", self.compose);
+        }
+    }
+
     /// The failures as lines for people, each with the command that repairs it.
     #[must_use]
     pub fn failures(&self) -> Vec<String> {

@@ -56,10 +56,15 @@ impl Policy {
     /// # Errors
     ///
     /// What the last try of `call` returned.
-    pub async fn run<T, E, F>(self, what: &str, class: impl Fn(&E) -> Class, mut call: F) -> Result<T, E>
+    pub async fn run<T, E, F>(
+        self,
+        what: &str,
+        class: impl Fn(&E) -> Class,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T, E>
     where
         E: std::fmt::Display,
-        F: AsyncFnMut() -> Result<T, E>,
+        F: Future<Output = Result<T, E>>,
     {
         let mut waits = self.start();
         loop {

@@ -13,12 +13,10 @@ use reqwest::Client;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
-use url::Url;
 
 use super::{Compose, Family, Milestone};
 use crate::error::{Class, Classified};
-use crate::http;
-use crate::retry::Policy;
+use crate::location::{Location, ReadError};
 
 /// As long as Fedora's own tools keep it.
 const CACHED: Duration = Duration::from_secs(20 * 60);
@@ -91,8 +89,8 @@ pub struct Release {
 #[derive(Debug)]
 pub struct Releases {
     http: Client,
-    bodhi: Url,
-    metadata: Url,
+    bodhi: Location,
+    metadata: Location,
     numbers: Mutex<Option<(Instant, Numbers)>>,
     ends: Mutex<HashMap<u32, (Instant, Option<Date>)>>,
 }
@@ -100,7 +98,7 @@ pub struct Releases {
 impl Releases {
     /// `bodhi` and `metadata` are the settings `bodhi_url` and `release_metadata_url`.
     #[must_use]
-    pub fn new(http: Client, bodhi: Url, metadata: Url) -> Self {
+    pub fn new(http: Client, bodhi: Location, metadata: Location) -> Self {
         Self {
             http,
             bodhi,
@@ -156,10 +154,7 @@ impl Releases {
         {
             return Ok(*date);
         }
-        let mut url = self.bodhi.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(["releases", &format!("F{number}")]);
-        }
+        let url = self.bodhi.join(&format!("releases/F{number}"));
         let date = match self.read::<BodhiRelease>(&url).await {
             Ok(release) => match release.eol.as_deref().map(str::parse) {
                 None => None,
@@ -172,7 +167,7 @@ impl Releases {
                 }
             },
             // A release that was just branched may not be there yet.
-            Err(Error::Fetch(http::GetError::Status { status: 404, .. })) => {
+            Err(Error::Read(ReadError::Missing(_))) => {
                 tracing::warn!(release = number, %url, "the release is not in Bodhi, so its images get no end of life");
                 None
             }
@@ -182,15 +177,13 @@ impl Releases {
         Ok(date)
     }
 
-    async fn read<T: DeserializeOwned>(&self, url: &Url) -> Result<T, Error> {
-        let body = Policy::CALL
-            .run("release data", http::GetError::class, async || {
-                http::get(&self.http, url, LIMIT).await
-            })
+    async fn read<T: DeserializeOwned>(&self, document: &Location) -> Result<T, Error> {
+        let body = document
+            .read(&self.http, "release data", LIMIT)
             .await
-            .map_err(Error::Fetch)?;
+            .map_err(Error::Read)?;
         serde_json::from_slice(&body).map_err(|source| Error::Json {
-            url: url.to_string(),
+            url: document.to_string(),
             source,
         })
     }
@@ -252,7 +245,7 @@ struct BodhiRelease {
 pub enum Error {
     /// The service did not answer.
     #[error("find out the compose's release")]
-    Fetch(#[source] http::GetError),
+    Read(#[source] ReadError),
     /// The answer is not what it should be.
     #[error("understand {url}")]
     Json {
@@ -280,7 +273,9 @@ pub enum Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Fetch(error) => error.class(),
+            // A release file that is gone will be put back.
+            Self::Read(ReadError::Missing(_)) => Class::TRANSIENT,
+            Self::Read(error) => error.class(),
             // Both documents are edited by hand; somebody will mend them.
             Self::Json { .. } | Self::Date { .. } | Self::NoRelease(_) => Class::TRANSIENT,
             Self::NoNumber(_) => Class::Deliverable,

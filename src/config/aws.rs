@@ -225,20 +225,15 @@ fn snapshot_method(table: &Table<'_>) -> Option<SnapshotMethod> {
     let role = table.optional("import_role_name", "vmimport".into(), Value::filled);
     let requests = table.optional("ebs_requests", 64, |value| value.integer(1..=i64::MAX));
     let all_regions = table.optional("ebs_all_regions", false, Value::boolean);
-    if ebs_direct? {
-        table.optional("s3_bucket_name", String::new(), bucket)?;
-        role?;
-        return Some(SnapshotMethod::EbsDirect {
-            requests: requests?,
-            all_regions: all_regions?,
-        });
-    }
-    let bucket = table.required("s3_bucket_name", bucket);
-    requests?;
-    all_regions?;
-    Some(SnapshotMethod::S3Import {
-        bucket: bucket?,
-        role: role?,
+    let bucket = match ebs_direct {
+        Some(false) => table.required("s3_bucket_name", bucket),
+        _ => table.optional("s3_bucket_name", String::new(), bucket),
+    };
+    let (bucket, role, requests, all_regions) = (bucket?, role?, requests?, all_regions?);
+    Some(if ebs_direct? {
+        SnapshotMethod::EbsDirect { requests, all_regions }
+    } else {
+        SnapshotMethod::S3Import { bucket, role }
     })
 }
 

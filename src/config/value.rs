@@ -1,12 +1,13 @@
 //! Values with a meaning: durations, sizes, addresses.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::{Host, Url};
 
 use super::reader::Value;
+use crate::location::Location;
 
 impl Value<'_> {
     /// A span of time with its unit, zero included.
@@ -67,6 +68,16 @@ impl Value<'_> {
         Some(url)
     }
 
+    /// The address of a web service that is only read from, or a copy of what it serves: a path that starts with a dot
+    /// or a slash, relative to `folder`.
+    pub(crate) fn location(&self, folder: &Path) -> Option<Location> {
+        let text = self.string()?;
+        if text.starts_with(['.', '/']) {
+            return Some(Location::Folder(folder.join(text)));
+        }
+        self.url().map(Location::Http)
+    }
+
     /// The address of a web service that is sent credentials: plain http stays on this machine.
     pub(crate) fn endpoint(&self) -> Option<Url> {
         let url = self.url()?;
@@ -108,6 +119,7 @@ fn bytes(text: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[expect(clippy::expect_used, reason = "a test may panic")]
 mod tests {
     use super::{bytes, is_loopback};
     use url::Host;

@@ -26,7 +26,7 @@ pub async fn fetch(http: &Client, service: &Url, id: Uuid) -> Result<Message, Er
         .append_pair("id", &id.to_string())
         .append_pair("is_raw", "true");
     let body = Policy::CALL
-        .run("datagrepper", GetError::class, async || {
+        .run("datagrepper", GetError::class, || async {
             http::get(http, &url, LIMIT).await
         })
         .await;

@@ -14,9 +14,10 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::{Error, Piece, Receiver, Sender};
-use crate::compose::{Image, Location};
+use crate::compose::Image;
 use crate::error::Classified;
 use crate::http;
+use crate::location::Location;
 use crate::retry::{Policy, Waits};
 use crate::telemetry::progress::Line;
 
