@@ -11,6 +11,8 @@ pub mod location;
 pub mod message;
 pub mod monitoring;
 pub mod notify;
+#[cfg(any(feature = "container", feature = "local"))]
+pub mod oci;
 pub mod pipeline;
 pub mod plan;
 pub mod provider;
