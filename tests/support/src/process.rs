@@ -7,6 +7,7 @@ use std::{
     ffi::OsStr,
     fs,
     net::{Ipv4Addr, TcpListener},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{OnceLock, mpsc},
@@ -35,13 +36,22 @@ pub struct Server {
 
 impl Server {
     /// Starts `command` and appends its output to the file `log`.
-    pub fn start(name: &str, command: Command, log: &Path) -> Result<Self> {
+    pub fn start(name: &str, command: &Command, log: &Path) -> Result<Self> {
+        Self::start_bound(name, die_with_us(command, false)?, log)
+    }
+
+    /// The same as an ordinary user. When the tests run as root that is `nobody`, who must be able to read and write what
+    /// the server needs.
+    pub fn start_unprivileged(name: &str, command: &Command, log: &Path) -> Result<Self> {
+        Self::start_bound(name, die_with_us(command, is_root()?)?, log)
+    }
+
+    fn start_bound(name: &str, mut bound: Command, log: &Path) -> Result<Self> {
         let output = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(log)
             .with_context(|| format!("open the log {}", log.display()))?;
-        let mut bound = die_with_us(&command)?;
         bound
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -196,10 +206,25 @@ pub fn signal(id: u32, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The same command under `setpriv`, which has the kernel kill it when the thread that started it ends.
-pub(crate) fn die_with_us(command: &Command) -> Result<Command> {
+/// The user and group `nobody` of Linux.
+pub(crate) const NOBODY: u32 = 65534;
+
+/// Whether the tests run as root.
+pub(crate) fn is_root() -> Result<bool> {
+    Ok(fs::metadata("/proc/self")?.uid() == 0)
+}
+
+/// The same command under `setpriv`, which has the kernel kill it when the thread that started it ends. A change of user
+/// forgets that wish, so one `setpriv` does both, in the right order.
+pub(crate) fn die_with_us(command: &Command, as_nobody: bool) -> Result<Command> {
     let mut bound = Command::new(tool("setpriv")?);
     bound.args(["--pdeathsig", "KILL"]);
+    if as_nobody {
+        bound
+            .arg(format!("--reuid={NOBODY}"))
+            .arg(format!("--regid={NOBODY}"))
+            .arg("--clear-groups");
+    }
     if let Some(folder) = command.get_current_dir() {
         bound.current_dir(folder);
     }
