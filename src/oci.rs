@@ -61,7 +61,13 @@ impl Digest {
 
     /// From a finished computation of SHA-256.
     fn finished(digest: digest::Digest) -> Self {
-        Self::of_hex(&digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        Self::of_hex(
+            &digest
+                .as_ref()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>(),
+        )
     }
 
     fn of_hex(hex: &str) -> Self {
@@ -99,7 +105,8 @@ impl TryFrom<String> for Digest {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text).ok_or_else(|| format!("not a SHA-256 digest: {:?}", text.chars().take(80).collect::<String>()))
+        Self::parse(&text)
+            .ok_or_else(|| format!("not a SHA-256 digest: {:?}", text.chars().take(80).collect::<String>()))
     }
 }
 

@@ -74,7 +74,10 @@ pub async fn read(
     }
     let contents = walked.map_err(failed)?;
     ended.map_err(failed)?;
-    contents.finish(architecture, stores).await.map_err(|fault| failed(fault).into())
+    contents
+        .finish(architecture, stores)
+        .await
+        .map_err(|fault| failed(fault).into())
 }
 
 /// The error of a [`source::Source`] inside an I/O error.
@@ -97,7 +100,11 @@ async fn drain(reader: &mut (impl AsyncRead + Unpin), limit: u64) -> Result<(), 
 }
 
 /// Takes what the entries hold. Ends early, without a complaint, when no store is left.
-async fn walk(reader: &mut (impl AsyncRead + Send + Unpin), gauge: &Gauge, stores: &mut Stores) -> Result<Contents, Fault> {
+async fn walk(
+    reader: &mut (impl AsyncRead + Send + Unpin),
+    gauge: &Gauge,
+    stores: &mut Stores,
+) -> Result<Contents, Fault> {
     let mut contents = Contents::default();
     let mut archive = Archive::new(reader);
     let mut entries = archive.entries().map_err(Fault::Tar)?;
@@ -120,7 +127,9 @@ async fn walk(reader: &mut (impl AsyncRead + Send + Unpin), gauge: &Gauge, store
                 let path = below("", &path)?;
                 file(&mut contents, path, size, &mut entry, stores).await?;
             }
-            EntryType::Symlink => contents.link(below("", &path)?, below(parent(&path), &target.unwrap_or_default())?)?,
+            EntryType::Symlink => {
+                contents.link(below("", &path)?, below(parent(&path), &target.unwrap_or_default())?)?
+            }
             EntryType::Link => contents.link(below("", &path)?, below("", &target.unwrap_or_default())?)?,
             EntryType::Directory => drop(below("", &path)?),
             // Remarks of the program that wrote the archive.
@@ -133,7 +142,9 @@ async fn walk(reader: &mut (impl AsyncRead + Send + Unpin), gauge: &Gauge, store
             }
         }
         // What was not wanted must not count as headers.
-        tokio::io::copy(&mut entry, &mut tokio::io::sink()).await.map_err(Fault::Tar)?;
+        tokio::io::copy(&mut entry, &mut tokio::io::sink())
+            .await
+            .map_err(Fault::Tar)?;
     }
     Ok(contents)
 }
@@ -147,7 +158,10 @@ async fn file(
     stores: &mut Stores,
 ) -> Result<(), Fault> {
     let digest = match path.strip_prefix("blobs/") {
-        Some(name) => match name.strip_prefix("sha256/").map(|hex| Digest::parse(&format!("sha256:{hex}"))) {
+        Some(name) => match name
+            .strip_prefix("sha256/")
+            .map(|hex| Digest::parse(&format!("sha256:{hex}")))
+        {
             Some(Some(digest)) => Some(digest),
             Some(None) | None => {
                 return Err(Fault::Entry {
@@ -160,7 +174,10 @@ async fn file(
     };
     // Equal blobs may be there twice; of two other files with one name nobody knows which is meant.
     if contents.knows(&path) && digest.is_none() {
-        return Err(Fault::Entry { path, what: "it is there twice" });
+        return Err(Fault::Entry {
+            path,
+            what: "it is there twice",
+        });
     }
     let is_layer = path.ends_with(".tar");
     if size > SMALL {
@@ -243,7 +260,9 @@ fn pieces<'a>(
 
 /// The folder an entry is in.
 fn parent(path: &str) -> &str {
-    path.trim_end_matches('/').rsplit_once('/').map_or("", |(folder, _)| folder)
+    path.trim_end_matches('/')
+        .rsplit_once('/')
+        .map_or("", |(folder, _)| folder)
 }
 
 /// A path below the archive's root, from one that is relative to a folder of it.
@@ -288,7 +307,11 @@ struct Gauged<R> {
 }
 
 impl<R: AsyncRead + Unpin> AsyncRead for Gauged<R> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         if let Err(error) = ready!(Pin::new(&mut self.inner).poll_read(context, buffer)) {
             let copy = io::Error::new(error.kind(), "the archive's source failed");
@@ -298,7 +321,9 @@ impl<R: AsyncRead + Unpin> AsyncRead for Gauged<R> {
         let read = (buffer.filled().len() - before) as u64;
         let left = self.gauge.left.load(Ordering::Relaxed);
         if read > left {
-            return Poll::Ready(Err(io::Error::other(format!("its headers have more than {HEADERS} bytes"))));
+            return Poll::Ready(Err(io::Error::other(format!(
+                "its headers have more than {HEADERS} bytes"
+            ))));
         }
         self.gauge.left.store(left - read, Ordering::Relaxed);
         Poll::Ready(Ok(()))
@@ -320,8 +345,18 @@ mod tests {
         for (folder, path, expected) in accepted {
             assert_eq!(below(folder, path).unwrap(), expected, "{folder} {path}");
         }
-        for (folder, path) in [("", "../a"), ("", "/a"), ("", "a/../b"), ("a", "../../b"), ("a", "/b"), ("", "a\\b")] {
-            assert!(matches!(below(folder, path), Err(Fault::Outside { .. })), "{folder} {path}");
+        for (folder, path) in [
+            ("", "../a"),
+            ("", "/a"),
+            ("", "a/../b"),
+            ("a", "../../b"),
+            ("a", "/b"),
+            ("", "a\\b"),
+        ] {
+            assert!(
+                matches!(below(folder, path), Err(Fault::Outside { .. })),
+                "{folder} {path}"
+            );
         }
     }
 }

@@ -98,7 +98,10 @@ impl Contents {
 
     pub(super) fn link(&mut self, path: String, target: String) -> Result<(), Fault> {
         if self.knows(&path) {
-            return Err(Fault::Entry { path, what: "it is there twice" });
+            return Err(Fault::Entry {
+                path,
+                what: "it is there twice",
+            });
         }
         self.links.insert(path, target);
         Ok(())
@@ -160,16 +163,31 @@ impl Contents {
         })?;
         let missing = |what: &str| Fault::Missing { what: what.to_owned() };
         let config_path = self.resolve(&saved.config)?;
-        let config_bytes = self.held.get(&config_path).ok_or_else(|| missing(&saved.config))?.clone();
+        let config_bytes = self
+            .held
+            .get(&config_path)
+            .ok_or_else(|| missing(&saved.config))?
+            .clone();
         let config: Config = parse("the configuration", &config_bytes)?;
         check(&config, arch, saved.layers.len())?;
-        let paths = saved.layers.iter().map(|path| self.resolve(path)).collect::<Result<Vec<_>, _>>()?;
-        if let Some(path) = paths.iter().find(|path| !self.held.contains_key(*path) && !self.passed.contains_key(*path)) {
+        let paths = saved
+            .layers
+            .iter()
+            .map(|path| self.resolve(path))
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(path) = paths
+            .iter()
+            .find(|path| !self.held.contains_key(*path) && !self.passed.contains_key(*path))
+        {
             return Err(missing(path));
         }
         // Layers that passed are verified before those in memory are stored.
         let mut layers = Vec::new();
-        let held: BTreeSet<_> = paths.iter().filter(|path| !self.passed.contains_key(*path)).cloned().collect();
+        let held: BTreeSet<_> = paths
+            .iter()
+            .filter(|path| !self.passed.contains_key(*path))
+            .cloned()
+            .collect();
         self.verify_layers(&paths, &config)?;
         for path in held {
             let passed = layer_of(self.held[&path].clone(), stores).await?;
@@ -282,7 +300,12 @@ fn choose(index: Index, arch: &str) -> Result<Descriptor, Fault> {
     let mut images: Vec<Descriptor> = index.manifests.into_iter().filter(is_image).collect();
     if images.len() > 1 {
         let wanted = architecture(arch);
-        images.retain(|image| image.platform.as_ref().is_some_and(|platform| platform.architecture == wanted));
+        images.retain(|image| {
+            image
+                .platform
+                .as_ref()
+                .is_some_and(|platform| platform.architecture == wanted)
+        });
     }
     <[Descriptor; 1]>::try_from(images)
         .map(|[image]| image)

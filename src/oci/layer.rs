@@ -92,7 +92,9 @@ impl Sink {
             return Ok(());
         }
         let piece = self.gathered.split().freeze();
-        self.output.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        self.output
+            .blocking_send(piece)
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 

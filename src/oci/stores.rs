@@ -3,7 +3,6 @@
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 use futures_util::future::{join, join_all};
-use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
 use std::pin::pin;
 use std::sync::Arc;
@@ -44,7 +43,10 @@ impl Stores {
     /// The stores that failed.
     #[must_use]
     pub fn into_failures(self) -> Vec<(String, Failure)> {
-        self.0.into_iter().filter_map(|slot| Some((slot.name, slot.failure?))).collect()
+        self.0
+            .into_iter()
+            .filter_map(|slot| Some((slot.name, slot.failure?)))
+            .collect()
     }
 
     /// Stores a blob that is in memory.
@@ -62,7 +64,11 @@ impl Stores {
     }
 
     /// Passes a blob on to the stores that lack it, and verifies it.
-    pub(super) async fn put_passing(&mut self, blob: &Blob, source: impl Stream<Item = Result<Bytes, Fault>>) -> Result<(), Fault> {
+    pub(super) async fn put_passing(
+        &mut self,
+        blob: &Blob,
+        source: impl Stream<Item = Result<Bytes, Fault>>,
+    ) -> Result<(), Fault> {
         let live = self.0.iter_mut().filter(|slot| slot.failure.is_none());
         let lacking = join_all(live.map(|slot| async move {
             match slot.store.has(blob).await {
@@ -80,7 +86,10 @@ impl Stores {
     }
 
     /// Passes a blob on to all stores; its name comes out at the end.
-    pub(super) async fn put_unknown(&mut self, source: impl Stream<Item = Result<Bytes, Fault>>) -> Result<Blob, Fault> {
+    pub(super) async fn put_unknown(
+        &mut self,
+        source: impl Stream<Item = Result<Bytes, Fault>>,
+    ) -> Result<Blob, Fault> {
         let live = self.0.iter_mut().filter(|slot| slot.failure.is_none());
         pass(live, None, source).await
     }
@@ -97,25 +106,25 @@ async fn pass(
     expected: Option<&Blob>,
     source: impl Stream<Item = Result<Bytes, Fault>>,
 ) -> Result<Blob, Fault> {
+    let slots: Vec<&mut Slot> = slots.collect();
     let mut taps = Vec::new();
-    let puts = FuturesUnordered::new();
-    for slot in slots {
-        let (pieces, receiver) = mpsc::channel(QUEUE);
+    let mut puts = Vec::new();
+    for slot in &slots {
+        let (sender, receiver) = mpsc::channel(QUEUE);
         let (name, named) = oneshot::channel();
-        taps.push(Tap { pieces, name });
+        taps.push(Tap { pieces: sender, name });
+        let (store, pieces) = (slot.store.clone(), Pieces::new(receiver));
         puts.push(async move {
-            let pieces = Pieces::new(receiver);
-            let outcome = match expected {
-                Some(blob) => slot.store.put(blob, Body::Passing(pieces)).await,
-                None => slot.store.put_unknown(pieces, named).await,
-            };
-            (slot, outcome)
+            match expected {
+                Some(blob) => store.put(blob, Body::Passing(pieces)).await,
+                None => store.put_unknown(pieces, named).await,
+            }
         });
     }
-    let (outcome, stored) = join(pump(taps, expected, source), puts.collect::<Vec<_>>()).await;
+    let (outcome, stored) = join(pump(taps, expected, source), join_all(puts)).await;
     let blob = outcome?;
     // Had the pump failed, the stores' failures would only be its echo.
-    for (slot, outcome) in stored {
+    for (slot, outcome) in slots.into_iter().zip(stored) {
         slot.failure = outcome.err();
     }
     Ok(blob)
