@@ -1,5 +1,6 @@
 //! Real servers, fakes, and archives for the tests.
 
+pub mod archive;
 pub mod amqp;
 pub mod certs;
 pub mod fedora_messaging;
