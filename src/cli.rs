@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use url::Url;
 use uuid::Uuid;
 
@@ -89,7 +89,8 @@ pub enum PlanFormat {
 
 /// Which compose a command is about.
 #[derive(Debug, Args)]
-#[group(id = "which", required = true, multiple = false, args = ["id", "file", "compose"])]
+#[group(skip)]
+#[command(group = ArgGroup::new("which").required(true).args(["id", "file", "compose"]))]
 pub struct Subject {
     /// The id of a message, which datagrepper is asked for.
     pub id: Option<Uuid>,

@@ -172,6 +172,9 @@ pub struct Finding {
 /// Whose images these are. Another owner in a mark means hands off.
 pub const OWNER: &str = "cloud-image-uploader";
 
+/// Before each name of a mark among the annotations of a container image.
+pub const ANNOTATIONS: &str = "org.fedoraproject.cloud-image-uploader.";
+
 /// What identifies a published image, encoded as tags, labels, or annotations, as each provider allows.
 ///
 /// It is plain text that an operator can read and edit.

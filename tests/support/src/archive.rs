@@ -134,13 +134,9 @@ pub fn tar(entries: &[Entry]) -> Vec<u8> {
                 .append_pax_extensions(records)
                 .expect("memory takes PAX records");
         }
-        archive
-            .append(&header, bytes)
-            .expect("memory takes an entry");
+        archive.append(&header, bytes).expect("memory takes an entry");
     }
-    archive
-        .into_inner()
-        .expect("memory takes the end of an archive")
+    archive.into_inner().expect("memory takes the end of an archive")
 }
 
 /// One xz stream of one block, as a builder with one processor makes it.
@@ -191,9 +187,7 @@ pub fn noise(seed: u64, size: usize) -> Vec<u8> {
 
 /// A file system of one file, as a tar archive: what a layer decompresses to.
 pub fn layer(name: &str, size: usize) -> Vec<u8> {
-    let seed = name
-        .bytes()
-        .fold(0, |seed, byte| seed * 31 + u64::from(byte));
+    let seed = name.bytes().fold(0, |seed, byte| seed * 31 + u64::from(byte));
     tar(&[
         Entry::folder("usr/"),
         Entry::file(format!("usr/{name}"), noise(seed, size)),
@@ -281,22 +275,11 @@ mod tests {
         let long = "x/".repeat(100) + "end";
         let mut short = Entry::file("short", "2");
         short.pax = true;
-        let archive = tar(&[
-            Entry::file(long.clone(), "1"),
-            short,
-            Entry::file("plain", "3"),
-        ]);
+        let archive = tar(&[Entry::file(long.clone(), "1"), short, Entry::file("plain", "3")]);
         let names: Vec<_> = parsed(&archive).into_iter().map(|entry| entry.0).collect();
         assert_eq!(names, [&long, "short", "plain"]);
-        let raw = tar::Archive::new(&archive[..])
-            .entries()
-            .unwrap()
-            .raw(true)
-            .count();
-        assert_eq!(
-            raw, 5,
-            "two of three entries have a PAX header of their own"
-        );
+        let raw = tar::Archive::new(&archive[..]).entries().unwrap().raw(true).count();
+        assert_eq!(raw, 5, "two of three entries have a PAX header of their own");
     }
 
     #[test]

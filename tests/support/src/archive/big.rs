@@ -170,10 +170,7 @@ mod tests {
             let digest = descriptor["digest"].as_str().unwrap();
             let bytes = get(&digest.replace("sha256:", "blobs/sha256/"));
             assert_eq!(
-                (
-                    digest_of(bytes).as_str(),
-                    descriptor["size"].as_u64().unwrap()
-                ),
+                (digest_of(bytes).as_str(), descriptor["size"].as_u64().unwrap()),
                 (digest, bytes.len() as u64)
             );
             bytes

@@ -66,14 +66,7 @@ impl Row {
     /// The archive of a bootable container. Its name does not tell the architecture, as with those of 2024.
     pub fn ociarchive(subvariant: &str, arch: &str, bytes: impl Into<Vec<u8>>) -> Self {
         let file_name = format!("Fedora-{subvariant}.ociarchive");
-        Self::new(
-            "bootable-container",
-            "ociarchive",
-            subvariant,
-            arch,
-            &file_name,
-            bytes,
-        )
+        Self::new("bootable-container", "ociarchive", subvariant, arch, &file_name, bytes)
     }
 
     /// States the checksum of something else.
@@ -207,10 +200,7 @@ impl ComposeBuilder {
         fs::create_dir_all(&metadata)?;
         fs::write(metadata.join("images.json"), self.images_json().to_string())?;
         if self.composeinfo {
-            fs::write(
-                metadata.join("composeinfo.json"),
-                self.composeinfo_json().to_string(),
-            )?;
+            fs::write(metadata.join("composeinfo.json"), self.composeinfo_json().to_string())?;
         }
         for row in self.rows.iter().filter(|row| !row.missing) {
             let path: PathBuf = folder.join(row.path());
@@ -282,11 +272,7 @@ fn date_kind_respin(id: &str) -> (&str, &'static str, u64) {
     let end = id.rsplit('-').next().unwrap_or_default();
     let mut parts = end.split('.');
     let date = parts.next().unwrap_or_default();
-    let kind = if end.contains(".n.") {
-        "nightly"
-    } else {
-        "production"
-    };
+    let kind = if end.contains(".n.") { "nightly" } else { "production" };
     let respin = parts.next_back().and_then(|respin| respin.parse().ok());
     (date, kind, respin.unwrap_or_default())
 }
@@ -341,10 +327,7 @@ mod tests {
         let rows = &metadata["payload"]["images"]["Container"]["x86_64"];
         assert_ne!(rows[0]["checksums"]["sha256"], sha256(b"one"));
         assert_eq!((&rows[0]["size"], &rows[1]["size"]), (&json!(3), &json!(7)));
-        assert_eq!(
-            metadata["payload"]["compose"]["id"],
-            "Fedora-Rawhide-20240830.n.0"
-        );
+        assert_eq!(metadata["payload"]["compose"]["id"], "Fedora-Rawhide-20240830.n.0");
         assert_eq!(metadata["header"]["version"], "2.0");
 
         lies.image(Row::ociarchive("Onyx", "x86_64", "four").missing())
@@ -357,11 +340,7 @@ mod tests {
     #[test]
     fn the_id_tells_date_type_respin_and_release() {
         let cases = [
-            (
-                "Fedora-43-20251023.2",
-                ("20251023", "production", 2),
-                ("Fedora", "43"),
-            ),
+            ("Fedora-43-20251023.2", ("20251023", "production", 2), ("Fedora", "43")),
             (
                 "Fedora-Rawhide-20240829.n.1",
                 ("20240829", "nightly", 1),
@@ -381,9 +360,7 @@ mod tests {
     /// Ours against one that really has this form.
     #[test]
     fn the_message_has_the_keys_of_a_real_one() {
-        let real = include_str!(
-            "../../../fixtures/messages/constructed/finished-Fedora-43-20251023.0.json"
-        );
+        let real = include_str!("../../../fixtures/messages/constructed/finished-Fedora-43-20251023.0.json");
         let mut real: Value = serde_json::from_str(real).unwrap();
         real["body"].as_object_mut().unwrap().remove("compose_path");
         let location = real["body"]["location"].as_str().unwrap().to_owned();

@@ -122,9 +122,7 @@ impl DockerArchive {
             Style::Hybrid => format!("blobs/sha256/{}", sha256(&config)),
             Style::Skopeo | Style::Classic => format!("{}.json", sha256(&config)),
         };
-        let names: Vec<_> = (0..self.layers.len())
-            .map(|number| self.layer_name(number))
-            .collect();
+        let names: Vec<_> = (0..self.layers.len()).map(|number| self.layer_name(number)).collect();
         let tag = "localhost/sample:43";
         let manifest = json!([{"Config": config_name, "RepoTags": [tag], "Layers": names}]);
         let manifest = Entry::file("manifest.json", manifest.to_string());
@@ -147,11 +145,7 @@ impl DockerArchive {
                 entries.push(Entry::file("oci-layout", version));
             }
             Style::Skopeo | Style::Classic => {
-                let newest = self
-                    .layers
-                    .len()
-                    .checked_sub(1)
-                    .map(|last| self.legacy_id(last));
+                let newest = self.layers.len().checked_sub(1).map(|last| self.legacy_id(last));
                 let repositories = json!({"localhost/sample": {"43": newest}});
                 entries.push(Entry::file("repositories", repositories.to_string()));
             }
@@ -179,10 +173,7 @@ impl DockerArchive {
             let folder = self.legacy_id(number);
             entries.push(Entry::file(format!("{folder}/VERSION"), "1.0"));
             entries.push(Entry::symlink(format!("{folder}/layer.tar"), target));
-            entries.push(Entry::file(
-                format!("{folder}/json"),
-                self.legacy_json(number),
-            ));
+            entries.push(Entry::file(format!("{folder}/json"), self.legacy_json(number)));
         }
         entries
     }
@@ -193,10 +184,7 @@ impl DockerArchive {
             let folder = self.legacy_id(number);
             entries.push(Entry::folder(format!("{folder}/")));
             entries.push(Entry::file(format!("{folder}/VERSION"), "1.0"));
-            entries.push(Entry::file(
-                format!("{folder}/json"),
-                self.legacy_json(number),
-            ));
+            entries.push(Entry::file(format!("{folder}/json"), self.legacy_json(number)));
             entries.push(layer);
         }
         entries.push(config);
@@ -224,9 +212,7 @@ impl DockerArchive {
         let mut entries: Vec<Entry> = Vec::new();
         for (number, layer) in self.layers.iter().enumerate() {
             let name = self.layer_name(number);
-            if self.missing_layers.contains(&number)
-                || entries.iter().any(|entry| entry.name == name)
-            {
+            if self.missing_layers.contains(&number) || entries.iter().any(|entry| entry.name == name) {
                 continue;
             }
             entries.push(if self.link_outside && number == 0 {
@@ -241,11 +227,7 @@ impl DockerArchive {
     /// A legacy id depends on the layer and all below it, so equal layers have different ones.
     fn legacy_id(&self, number: usize) -> String {
         let parent = number.checked_sub(1).map(|below| self.legacy_id(below));
-        let chain = format!(
-            "{} {}",
-            parent.unwrap_or_default(),
-            sha256(&self.layers[number])
-        );
+        let chain = format!("{} {}", parent.unwrap_or_default(), sha256(&self.layers[number]));
         sha256(chain.as_bytes())
     }
 
@@ -279,20 +261,13 @@ mod tests {
         let manifest: Value = serde_json::from_slice(&find("manifest.json").unwrap()).unwrap();
         let config = find(manifest[0]["Config"].as_str().unwrap()).unwrap();
         let layers = manifest[0]["Layers"].as_array().unwrap();
-        let layers = layers
-            .iter()
-            .map(|name| find(name.as_str().unwrap()))
-            .collect();
+        let layers = layers.iter().map(|name| find(name.as_str().unwrap())).collect();
         (serde_json::from_slice(&config).unwrap(), layers)
     }
 
     fn diff_ids_match(archive: &[u8]) -> bool {
         let (config, layers) = read(archive);
-        let digests: Vec<_> = layers
-            .iter()
-            .flatten()
-            .map(|layer| digest_of(layer))
-            .collect();
+        let digests: Vec<_> = layers.iter().flatten().map(|layer| digest_of(layer)).collect();
         config["rootfs"]["diff_ids"] == json!(digests)
     }
 
@@ -308,17 +283,11 @@ mod tests {
     #[test]
     fn styles_have_their_order_and_their_links() {
         let names = |archive: &DockerArchive| -> Vec<String> {
-            parsed(&archive.build())
-                .into_iter()
-                .map(|entry| entry.0)
-                .collect()
+            parsed(&archive.build()).into_iter().map(|entry| entry.0).collect()
         };
         let skopeo = names(&sample());
         assert_eq!(skopeo[0], sample().layer_name(0));
-        assert_eq!(
-            skopeo[skopeo.len() - 2..],
-            ["manifest.json", "repositories"]
-        );
+        assert_eq!(skopeo[skopeo.len() - 2..], ["manifest.json", "repositories"]);
         let entries = parsed(&sample().build());
         let targets: Vec<_> = entries.iter().filter_map(|entry| entry.2.clone()).collect();
         let wanted = [0, 1].map(|number| format!("../{}", sample().layer_name(number)));
@@ -342,14 +311,8 @@ mod tests {
         };
         let path = |digest: &Value| digest.as_str().unwrap().replace("sha256:", "blobs/sha256/");
         let manifest = json(&path(&json("index.json")["manifests"][0]["digest"]));
-        assert_eq!(
-            path(&manifest["config"]["digest"]),
-            json("manifest.json")[0]["Config"]
-        );
-        assert_eq!(
-            manifest["layers"][1]["digest"],
-            digest_of(&layer("two", 10))
-        );
+        assert_eq!(path(&manifest["config"]["digest"]), json("manifest.json")[0]["Config"]);
+        assert_eq!(manifest["layers"][1]["digest"], digest_of(&layer("two", 10)));
     }
 
     #[test]

@@ -223,8 +223,7 @@ impl OciArchive {
             index["mediaType"] = json!(kind);
             let inner = index.to_string().into_bytes();
             let size = inner.len();
-            index["manifests"] =
-                json!([{"mediaType": kind, "digest": digest_of(&inner), "size": size}]);
+            index["manifests"] = json!([{"mediaType": kind, "digest": digest_of(&inner), "size": size}]);
             blobs.push(blob(&inner));
         }
         if self.huge_index > 0 {
@@ -339,8 +338,7 @@ pub(super) fn manifest_of(config: &[u8], layer_type: &str, layers: &[(String, u6
 
 /// An `index.json` of one manifest.
 pub(super) fn index_of(manifest: &[u8]) -> Vec<u8> {
-    let descriptor =
-        json!({"mediaType": MANIFEST, "digest": digest_of(manifest), "size": manifest.len()});
+    let descriptor = json!({"mediaType": MANIFEST, "digest": digest_of(manifest), "size": manifest.len()});
     json!({"schemaVersion": 2, "manifests": [descriptor]})
         .to_string()
         .into_bytes()
@@ -363,20 +361,11 @@ mod tests {
     fn files(archive: &[u8]) -> (HashMap<String, Vec<u8>>, Vec<String>) {
         let entries = parsed(archive);
         let names = entries.iter().map(|entry| entry.0.clone()).collect();
-        (
-            entries
-                .into_iter()
-                .map(|entry| (entry.0, entry.3))
-                .collect(),
-            names,
-        )
+        (entries.into_iter().map(|entry| (entry.0, entry.3)).collect(), names)
     }
 
     /// Follows a descriptor and checks that the blob is what it says.
-    fn follow<'f>(
-        files: &'f HashMap<String, Vec<u8>>,
-        descriptor: &Value,
-    ) -> Result<&'f [u8], String> {
+    fn follow<'f>(files: &'f HashMap<String, Vec<u8>>, descriptor: &Value) -> Result<&'f [u8], String> {
         let digest = descriptor["digest"].as_str().unwrap();
         let name = format!("blobs/sha256/{}", digest.strip_prefix("sha256:").unwrap());
         let bytes = files.get(&name).ok_or("missing")?;
@@ -395,11 +384,7 @@ mod tests {
         let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
         assert_eq!(files["oci-layout"], br#"{"imageLayoutVersion":"1.0.0"}"#);
         let mut manifests = parse(&files["index.json"])["manifests"].take();
-        if manifests[0]["mediaType"]
-            .as_str()
-            .unwrap()
-            .contains("index")
-        {
+        if manifests[0]["mediaType"].as_str().unwrap().contains("index") {
             manifests = parse(follow(&files, &manifests[0])?)["manifests"].take();
         }
         let mut configs = Vec::new();
@@ -413,9 +398,7 @@ mod tests {
                 let stored = follow(&files, layer)?;
                 let kind = layer["mediaType"].as_str().unwrap();
                 let plain = match kind.rsplit_once('+') {
-                    Some((_, "gzip")) => {
-                        crate::archive::read_all(flate2::read::GzDecoder::new(stored))
-                    }
+                    Some((_, "gzip")) => crate::archive::read_all(flate2::read::GzDecoder::new(stored)),
                     Some((_, "zstd")) => ::zstd::decode_all(stored).unwrap(),
                     _ => stored.to_vec(),
                 };
@@ -480,10 +463,7 @@ mod tests {
         let both = sample().index_platform("arm64").also(other);
         for archive in [both.clone(), both.nested()] {
             let configs = check(&archive.build()).unwrap();
-            let arches: Vec<_> = configs
-                .iter()
-                .map(|config| config["architecture"].as_str())
-                .collect();
+            let arches: Vec<_> = configs.iter().map(|config| config["architecture"].as_str()).collect();
             assert_eq!(arches, [Some("arm64"), Some("amd64")]);
             let (files, names) = files(&archive.build());
             assert_eq!(files.len(), names.len(), "no blob is there twice");
@@ -499,11 +479,7 @@ mod tests {
         let archive = sample().pax_names().build();
         check(&archive).unwrap();
         let raw = tar_entries(&archive);
-        assert_eq!(
-            raw,
-            2 * files(&archive).1.len(),
-            "each entry has a PAX header"
-        );
+        assert_eq!(raw, 2 * files(&archive).1.len(), "each entry has a PAX header");
 
         let huge = sample().huge_index(5_000_000).build();
         check(&huge).unwrap();
@@ -518,10 +494,6 @@ mod tests {
     }
 
     fn tar_entries(archive: &[u8]) -> usize {
-        ::tar::Archive::new(archive)
-            .entries()
-            .unwrap()
-            .raw(true)
-            .count()
+        ::tar::Archive::new(archive).entries().unwrap().raw(true).count()
     }
 }
