@@ -61,7 +61,9 @@ async fn forward(State(front): State<Arc<Front>>, request: Request) -> Response 
     let fault = {
         let mut faults = front.faults.lock().unwrap();
         let path = parts.uri.path();
-        let found = faults.iter().position(|fault| parts.method == fault.method && path.contains(fault.path));
+        let found = faults
+            .iter()
+            .position(|fault| parts.method == fault.method && path.contains(fault.path));
         found.map(|position| faults.remove(position))
     };
     let bytes = to_bytes(body, 64 << 20).await.unwrap();
@@ -81,7 +83,10 @@ async fn forward(State(front): State<Arc<Front>>, request: Request) -> Response 
     }
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    *response.headers_mut() = headers.into_iter().filter_map(|(name, value)| Some((name?, value))).collect::<HeaderMap>();
+    *response.headers_mut() = headers
+        .into_iter()
+        .filter_map(|(name, value)| Some((name?, value)))
+        .collect::<HeaderMap>();
     response
 }
 
@@ -119,7 +124,11 @@ async fn passing_failures_of_small_calls_are_not_seen() {
     let publication = publish(&provider, &deliverable, &task()).await.unwrap();
     assert!(publication.failed.is_empty(), "{:?}", publication.failed);
     assert!(left.faults.lock().unwrap().is_empty(), "not all faults happened");
-    let digest = Skopeo::new(&registry).unwrap().digest(&format!("{FULL}:latest")).await.unwrap();
+    let digest = Skopeo::new(&registry)
+        .unwrap()
+        .digest(&format!("{FULL}:latest"))
+        .await
+        .unwrap();
     assert_eq!(digest, publication.places[0].id);
 }
 
@@ -140,7 +149,13 @@ async fn a_layer_whose_answer_is_lost_is_found_by_looking() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_stream_is_passing_and_the_next_round_pushes_the_rest() {
-    let docker = || vec![Row::container("Container_Base", "x86_64", xz(&docker("amd64", "a").build()))];
+    let docker = || {
+        vec![Row::container(
+            "Container_Base",
+            "x86_64",
+            xz(&docker("amd64", "a").build()),
+        )]
+    };
     for (method, rows) in [("PUT", vec![x86("a")]), ("PATCH", docker())] {
         let registry = Registry::open().await.unwrap();
         let (server, _) = front(&registry, vec![Fault::new(method, "/blobs/uploads", 500)]).await;
@@ -185,7 +200,10 @@ async fn one_registry_goes_down_in_mid_push_and_the_other_goes_on() {
     assert_eq!(publication.places[0].location, entries[0].url);
     assert_eq!(publication.failed[0].location, entries[1].url);
     let text = publication.failed[0].failure.to_string();
-    assert!(text.contains("DENIED: requested access") && text.contains(FULL), "{text}");
+    assert!(
+        text.contains("DENIED: requested access") && text.contains(FULL),
+        "{text}"
+    );
 
     // The next round repairs the one and finds the other.
     let publication = publish(&provider, &deliverable, &task()).await.unwrap();

@@ -23,10 +23,15 @@ async fn oci_archives_keep_their_digests() {
     let staged = provider.stage(&deliverable, &task()).await.unwrap();
     assert!(staged.failed.is_empty(), "{:?}", staged.failed);
     let skopeo = Skopeo::new(&registry).unwrap();
-    assert!(skopeo.inspect_raw(&format!("{FULL}:43")).await.is_err(), "staging shows nothing");
+    assert!(
+        skopeo.inspect_raw(&format!("{FULL}:43")).await.is_err(),
+        "staging shows nothing"
+    );
     let publication = provider.release(&deliverable, staged, &task()).await.unwrap();
 
-    let [place] = &publication.places[..] else { panic!("{publication:?}") };
+    let [place] = &publication.places[..] else {
+        panic!("{publication:?}")
+    };
     assert_eq!((&place.location, place.origin), (&entry.url, Origin::Created));
     for tag in ["43", "latest"] {
         assert_eq!(skopeo.digest(&format!("{FULL}:{tag}")).await.unwrap(), place.id);
@@ -45,9 +50,15 @@ async fn oci_archives_keep_their_digests() {
     assert_eq!(annotations[key("end-of-life")], "2026-12-09");
     assert_eq!(annotations[key("owner")], "cloud-image-uploader");
     assert_eq!(annotations["org.opencontainers.image.created"], "2025-10-23T00:00:00Z");
-    assert_eq!(entries[0]["annotations"][key("image-sha256")], deliverable.images[0].sha256);
+    assert_eq!(
+        entries[0]["annotations"][key("image-sha256")],
+        deliverable.images[0].sha256
+    );
     // skopeo verifies each blob.
-    skopeo.copy_to_layout(&format!("{FULL}:43"), &folder.path().join("layout")).await.unwrap();
+    skopeo
+        .copy_to_layout(&format!("{FULL}:43"), &folder.path().join("layout"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,7 +87,8 @@ async fn docker_archives_are_compressed_the_same_way_each_time() {
     let archive = docker("amd64", "a");
     let rows = || vec![Row::container("Container_Base", "x86_64", xz(&archive.build()))];
     let mut digests = Vec::new();
-    for registry in &registries {
+    for (number, registry) in registries.iter().enumerate() {
+        let layout = folder.path().join(number.to_string());
         let (section, provider) = provider(&[&Entry::of(registry)]);
         let deliverable = deliverable(&section, folder.path(), FIRST, rows()).await;
         let publication = publish(&provider, &deliverable, &task()).await.unwrap();
@@ -88,16 +100,24 @@ async fn docker_archives_are_compressed_the_same_way_each_time() {
         let manifest = skopeo.inspect(&format!("{FULL}@{digest}")).await.unwrap();
         assert_eq!(manifest["mediaType"], "application/vnd.oci.image.manifest.v1+json");
         assert_eq!(manifest["layers"].as_array().unwrap().len(), 2);
-        skopeo.copy_to_layout(&format!("{FULL}:43"), &folder.path().join(&registry.host)).await.unwrap();
+        skopeo.copy_to_layout(&format!("{FULL}:43"), &layout).await.unwrap();
         // Each layer unpacks to what the configuration says.
-        let blobs = folder.path().join(&registry.host).join("blobs/sha256");
+        let blobs = layout.join("blobs/sha256");
         let blob = |digest: &Value| std::fs::read(blobs.join(&digest.as_str().unwrap()[7..])).unwrap();
         let config: Value = serde_json::from_slice(&blob(&manifest["config"]["digest"])).unwrap();
-        for (layer, diff_id) in manifest["layers"].as_array().unwrap().iter().zip(config["rootfs"]["diff_ids"].as_array().unwrap()) {
+        for (layer, diff_id) in manifest["layers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(config["rootfs"]["diff_ids"].as_array().unwrap())
+        {
             let mut unpacked = Vec::new();
             let bytes = blob(&layer["digest"]);
             std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&bytes[..]), &mut unpacked).unwrap();
-            assert_eq!(*diff_id, cloud_image_uploader_test_support::archive::digest_of(&unpacked));
+            assert_eq!(
+                *diff_id,
+                cloud_image_uploader_test_support::archive::digest_of(&unpacked)
+            );
         }
     }
     assert_eq!(digests[0], digests[1]);
@@ -115,7 +135,10 @@ async fn every_order_and_form_of_an_archive_is_read() {
         ("plain layers", oci("amd64", "e").packing(Packing::Plain).build()),
         (
             "two platforms",
-            oci("amd64", "f").index_platform("amd64").also(oci("arm64", "f").index_platform("arm64")).build(),
+            oci("amd64", "f")
+                .index_platform("amd64")
+                .also(oci("arm64", "f").index_platform("arm64"))
+                .build(),
         ),
         ("docker, manifest first", docker("amd64", "g").manifest_first().build()),
         ("docker, classic", docker("amd64", "h").classic().build()),
@@ -126,10 +149,15 @@ async fn every_order_and_form_of_an_archive_is_read() {
         let rows = vec![Row::container("Container_Base", "x86_64", archive)];
         let id = format!("Fedora-43-20251023.{number}");
         let deliverable = deliverable(&section, folder.path(), &id, rows).await;
-        let publication = publish(&provider, &deliverable, &task()).await.unwrap_or_else(|failure| panic!("{what}: {failure}"));
+        let publication = publish(&provider, &deliverable, &task())
+            .await
+            .unwrap_or_else(|failure| panic!("{what}: {failure}"));
         assert_eq!(publication.places.len(), 1, "{what}: {publication:?}");
         let skopeo = Skopeo::new(&registry).unwrap();
-        skopeo.copy_to_layout(&format!("{FULL}:latest"), &folder.path().join("layout")).await.unwrap();
+        skopeo
+            .copy_to_layout(&format!("{FULL}:latest"), &folder.path().join("layout"))
+            .await
+            .unwrap();
     }
 }
 
@@ -156,7 +184,10 @@ async fn tokens_are_renewed_when_they_end_early() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_passwords_are_refused_with_advice() {
-    for registry in [Registry::guarded().await.unwrap(), Registry::with_tokens(Lifetime::default()).await.unwrap()] {
+    for registry in [
+        Registry::guarded().await.unwrap(),
+        Registry::with_tokens(Lifetime::default()).await.unwrap(),
+    ] {
         let (section, provider) = provider(&[&Entry::of(&registry).with_password("not-the-password")]);
         let folder = tempfile::tempdir().unwrap();
         let deliverable = deliverable(&section, folder.path(), FIRST, vec![x86("a")]).await;

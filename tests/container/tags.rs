@@ -11,7 +11,10 @@ use crate::world::*;
 
 fn architectures(index: &Value) -> Vec<&str> {
     let entries = index["manifests"].as_array().unwrap();
-    entries.iter().map(|entry| entry["platform"]["architecture"].as_str().unwrap()).collect()
+    entries
+        .iter()
+        .map(|entry| entry["platform"]["architecture"].as_str().unwrap())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,7 +31,13 @@ async fn a_tag_goes_back_only_on_demand() {
 
     let refused = publish(&provider, &older, &task()).await.unwrap();
     assert!(refused.places.is_empty());
-    assert_eq!((refused.superseded[0].location.as_str(), refused.superseded[0].by.as_str()), (entry.url.as_str(), newer_id));
+    assert_eq!(
+        (
+            refused.superseded[0].location.as_str(),
+            refused.superseded[0].by.as_str()
+        ),
+        (entry.url.as_str(), newer_id)
+    );
     assert_eq!(registry.writes().await.unwrap().len(), writes);
 
     let back = cloud_image_uploader::provider::Task {
@@ -38,7 +47,10 @@ async fn a_tag_goes_back_only_on_demand() {
     let moved = publish(&provider, &older, &back).await.unwrap();
     let skopeo = Skopeo::new(&registry).unwrap();
     assert_ne!(moved.places[0].id, first.places[0].id);
-    assert_eq!(skopeo.digest(&format!("{FULL}:latest")).await.unwrap(), moved.places[0].id);
+    assert_eq!(
+        skopeo.digest(&format!("{FULL}:latest")).await.unwrap(),
+        moved.places[0].id
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,7 +66,10 @@ async fn a_newer_compose_that_comes_in_between_stays() {
     assert!(late.places.is_empty());
     assert_eq!(late.superseded[0].by, "Fedora-43-20251024.0");
     let skopeo = Skopeo::new(&registry).unwrap();
-    assert_eq!(skopeo.digest(&format!("{FULL}:43")).await.unwrap(), published.places[0].id);
+    assert_eq!(
+        skopeo.digest(&format!("{FULL}:43")).await.unwrap(),
+        published.places[0].id
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +87,10 @@ async fn a_missing_architecture_is_kept_for_a_while() {
     let first = compose("Fedora-43-20251001.0", "a", both("a")).await;
     let second = compose("Fedora-43-20251008.0", "b", vec![x86("b")]).await;
     assert_eq!(architectures(&second), ["arm64", "amd64"]);
-    assert_eq!(second["manifests"][0], first["manifests"][0], "the kept entry keeps its annotations");
+    assert_eq!(
+        second["manifests"][0], first["manifests"][0],
+        "the kept entry keeps its annotations"
+    );
     // Fourteen days after the first compose it may stay; one day later it goes.
     let third = compose("Fedora-43-20251015.0", "c", vec![x86("c")]).await;
     assert_eq!(architectures(&third), ["arm64", "amd64"]);
@@ -87,19 +105,30 @@ async fn the_former_services_tags_are_taken_over() {
     let folder = tempfile::tempdir().unwrap();
     let skopeo = Skopeo::new(&registry).unwrap();
     // Unmarked, of two architectures; the configuration says 24 October 2025.
-    let former = oci("amd64", "x").index_platform("amd64").also(oci("arm64", "x").index_platform("arm64"));
+    let former = oci("amd64", "x")
+        .index_platform("amd64")
+        .also(oci("arm64", "x").index_platform("arm64"));
     let file = folder.path().join("former.oci");
     former.nested().write(&file).unwrap();
     let source = format!("oci-archive:{}", file.display());
     skopeo.copy_from(&source, &format!("{FULL}:43")).await.unwrap();
-    assert_eq!(architectures(&skopeo.inspect(&format!("{FULL}:43")).await.unwrap()).len(), 2);
+    assert_eq!(
+        architectures(&skopeo.inspect(&format!("{FULL}:43")).await.unwrap()).len(),
+        2
+    );
 
     let soon = deliverable(&section, folder.path(), "Fedora-43-20251030.0", vec![x86("a")]).await;
     publish(&provider, &soon, &task()).await.unwrap();
-    assert_eq!(architectures(&skopeo.inspect(&format!("{FULL}:43")).await.unwrap()), ["arm64", "amd64"]);
+    assert_eq!(
+        architectures(&skopeo.inspect(&format!("{FULL}:43")).await.unwrap()),
+        ["arm64", "amd64"]
+    );
     let later = deliverable(&section, folder.path(), "Fedora-43-20251130.0", vec![x86("b")]).await;
     publish(&provider, &later, &task()).await.unwrap();
-    assert_eq!(architectures(&skopeo.inspect(&format!("{FULL}:43")).await.unwrap()), ["amd64"]);
+    assert_eq!(
+        architectures(&skopeo.inspect(&format!("{FULL}:43")).await.unwrap()),
+        ["amd64"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +143,10 @@ async fn the_same_compose_with_other_content_is_an_error() {
     let failure = &publication.failed[0].failure;
     let text = failure.to_string();
     assert_eq!(failure.class(), Class::Deliverable);
-    assert!(text.contains(&first.images[0].sha256) && text.contains(&other.images[0].sha256), "{text}");
+    assert!(
+        text.contains(&first.images[0].sha256) && text.contains(&other.images[0].sha256),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,7 +161,11 @@ async fn an_architecture_that_is_there_is_not_read_again() {
     std::fs::remove_file(folder.path().join(FIRST).join(x86("a").path())).unwrap();
     let publication = publish(&provider, &whole, &task()).await.unwrap();
     assert_eq!(publication.places[0].origin, Origin::Created);
-    let index = Skopeo::new(&registry).unwrap().inspect(&format!("{FULL}:latest")).await.unwrap();
+    let index = Skopeo::new(&registry)
+        .unwrap()
+        .inspect(&format!("{FULL}:latest"))
+        .await
+        .unwrap();
     assert_eq!(architectures(&index), ["arm64", "amd64"]);
     // The sample is what the world makes of it, compressed or not.
     assert_eq!(whole.images[1].size, xz(&oci("amd64", "a").build()).len() as u64);

@@ -43,7 +43,9 @@ impl Entry {
             entry.variables.push((format!("{prefix}PASSWORD"), password.clone()));
         }
         if let Some(folder) = &access.cert_dir {
-            entry.variables.push((format!("{prefix}CERT_DIR"), folder.display().to_string()));
+            entry
+                .variables
+                .push((format!("{prefix}CERT_DIR"), folder.display().to_string()));
         }
         entry
     }
@@ -106,7 +108,9 @@ pub async fn deliverable(section: &config::Provider, folder: &Path, id: &str, ro
     compose.write(&folder).unwrap();
     let http = http::client().unwrap();
     let id = ComposeId::parse(id).unwrap();
-    let compose = Compose::fetch(&http, &Location::Folder(folder), &id, None).await.unwrap();
+    let compose = Compose::fetch(&http, &Location::Folder(folder), &id, None)
+        .await
+        .unwrap();
     let mut selection = select(section, &compose, &release(), None);
     assert_eq!(selection.deliverables.len(), 1);
     selection.deliverables.remove(0)
@@ -122,7 +126,11 @@ pub fn task() -> Task {
 }
 
 /// Stage and release.
-pub async fn publish(provider: &ContainerProvider, deliverable: &Deliverable, task: &Task) -> Result<Publication, Failure> {
+pub async fn publish(
+    provider: &ContainerProvider,
+    deliverable: &Deliverable,
+    task: &Task,
+) -> Result<Publication, Failure> {
     let staged = provider.stage(deliverable, task).await?;
     provider.release(deliverable, staged, task).await
 }
@@ -130,13 +138,17 @@ pub async fn publish(provider: &ContainerProvider, deliverable: &Deliverable, ta
 /// An image with a layer that is streamed and one that waits in memory, different for each seed.
 pub fn oci(arch: &str, seed: &str) -> OciArchive {
     let large = layer(&format!("large-{seed}-{arch}"), 5 << 20);
-    OciArchive::new(arch).layer(large).layer(layer(&format!("small-{seed}-{arch}"), 10_000))
+    OciArchive::new(arch)
+        .layer(large)
+        .layer(layer(&format!("small-{seed}-{arch}"), 10_000))
 }
 
 /// The same from docker.
 pub fn docker(arch: &str, seed: &str) -> DockerArchive {
     let large = layer(&format!("large-{seed}-{arch}"), 5 << 20);
-    DockerArchive::new(arch).layer(large).layer(layer(&format!("small-{seed}-{arch}"), 10_000))
+    DockerArchive::new(arch)
+        .layer(large)
+        .layer(layer(&format!("small-{seed}-{arch}"), 10_000))
 }
 
 /// The rows of both architectures as OCI archives, compressed like Fedora's.

@@ -187,7 +187,9 @@ pub fn noise(seed: u64, size: usize) -> Vec<u8> {
 
 /// A file system of one file, as a tar archive: what a layer decompresses to.
 pub fn layer(name: &str, size: usize) -> Vec<u8> {
-    let seed = name.bytes().fold(0u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let seed = name
+        .bytes()
+        .fold(0u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
     tar(&[
         Entry::folder("usr/"),
         Entry::file(format!("usr/{name}"), noise(seed, size)),

@@ -1,7 +1,7 @@
 //! Real servers, fakes, and archives for the tests.
 
-pub mod archive;
 pub mod amqp;
+pub mod archive;
 pub mod certs;
 pub mod fedora_messaging;
 pub mod http_server;
