@@ -14,15 +14,10 @@ use crate::telemetry::LogFormat;
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub struct Arguments {
-    /// The fedora-messaging configuration file.
-    #[arg(
-        long,
-        value_name = "FILE",
-        global = true,
-        env = "FEDORA_MESSAGING_CONF",
-        default_value = "/etc/fedora-messaging/config.toml"
-    )]
-    pub conf: PathBuf,
+    /// The fedora-messaging configuration file [default: the variable FEDORA_MESSAGING_CONF, else
+    /// /etc/fedora-messaging/config.toml]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub conf: Option<PathBuf>,
     /// The form of log lines on standard error.
     #[arg(long, value_enum, global = true, default_value = "text")]
     pub log_format: LogFormat,

@@ -69,7 +69,9 @@ impl From<anyhow::Error> for Stop {
 }
 
 async fn run(arguments: Arguments) -> Result<u8, Stop> {
-    let config = Config::load(&arguments.conf).map_err(Stop::usage)?;
+    let variable = std::env::var_os("FEDORA_MESSAGING_CONF");
+    let path = Config::path(arguments.conf.as_deref(), variable.as_deref());
+    let config = Config::load(&path).map_err(Stop::usage)?;
     let bars = matches!(arguments.command, Command::Reconsume(_)) && stderr().is_terminal();
     let board = if bars { Board::bars() } else { Board::log() };
     telemetry::start(&config.logging, arguments.log_format, board.terminal());

@@ -158,7 +158,8 @@ impl Classified for Error {
                 | io::ErrorKind::QuotaExceeded
                 | io::ErrorKind::PermissionDenied
                 | io::ErrorKind::ReadOnlyFilesystem
-                | io::ErrorKind::NotADirectory => Class::Everything,
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::AlreadyExists => Class::Everything,
                 _ => Class::TRANSIENT,
             },
             Self::InUse(_) | Self::Interrupted(_) => Class::TRANSIENT,
