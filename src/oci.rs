@@ -355,16 +355,6 @@ pub enum Fault {
     /// It is no tar archive, or only a part of one.
     #[error("unpack it")]
     Tar(#[source] io::Error),
-    /// An entry stops before its end.
-    #[error("unpack {path}: it ends after {found} of {size} bytes")]
-    Truncated {
-        /// The entry.
-        path: String,
-        /// Bytes it should have.
-        size: u64,
-        /// Bytes it has.
-        found: u64,
-    },
     /// Something goes on behind the archive.
     #[error("find its end: there are more than {0} bytes behind it")]
     Trailing(u64),
@@ -475,7 +465,6 @@ impl Classified for Error {
         match &self.source {
             Fault::Read(_) | Fault::Interrupted => Class::TRANSIENT,
             Fault::Tar(_)
-            | Fault::Truncated { .. }
             | Fault::Trailing(_)
             | Fault::TooMany(_)
             | Fault::Outside { .. }

@@ -187,7 +187,7 @@ async fn file(
                 limit: SMALL,
             });
         }
-        let pieces = pieces(path.clone(), size, entry);
+        let pieces = pieces(size, entry);
         if let Some(digest) = digest {
             let blob = Blob { digest, size };
             stores.put_passing(&blob, pieces).await?;
@@ -202,7 +202,7 @@ async fn file(
     }
     let mut gathered = BytesMut::new();
     {
-        let mut pieces = std::pin::pin!(pieces(path.clone(), size, entry));
+        let mut pieces = std::pin::pin!(pieces(size, entry));
         while let Some(piece) = pieces.next().await {
             gathered.extend_from_slice(&piece?);
         }
@@ -240,21 +240,20 @@ async fn file(
 
 /// An entry's bytes in full pieces, all of them or an error.
 fn pieces<'a>(
-    path: String,
     size: u64,
     entry: &'a mut (impl AsyncRead + Send + Unpin),
 ) -> impl Stream<Item = Result<Bytes, Fault>> + Send + 'a {
-    stream::try_unfold((path, entry, 0), move |(path, entry, mut found)| async move {
+    stream::try_unfold((entry, 0), move |(entry, mut found)| async move {
         let mut piece = BytesMut::with_capacity(PIECE.min(usize::try_from(size - found).unwrap_or(PIECE)));
         while piece.len() < piece.capacity() {
             let read = entry.read_buf(&mut piece).await.map_err(Fault::Tar)?;
             found += read as u64;
             if read == 0 {
-                return Err(Fault::Truncated { path, size, found });
+                return Err(Fault::Tar(io::ErrorKind::UnexpectedEof.into()));
             }
         }
         let piece = piece.freeze();
-        Ok((!piece.is_empty()).then_some((piece, (path, entry, found))))
+        Ok((!piece.is_empty()).then_some((piece, (entry, found))))
     })
 }
 
@@ -315,7 +314,9 @@ impl<R: AsyncRead + Unpin> AsyncRead for Gauged<R> {
         let before = buffer.filled().len();
         if let Err(error) = ready!(Pin::new(&mut self.inner).poll_read(context, buffer)) {
             let copy = io::Error::new(error.kind(), "the archive's source failed");
-            *self.gauge.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            // The first is the cause; a source that is read on after it has nothing more to say.
+            let mut failure = self.gauge.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert(error);
             return Poll::Ready(Err(copy));
         }
         let read = (buffer.filled().len() - before) as u64;

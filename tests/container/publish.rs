@@ -87,7 +87,8 @@ async fn docker_archives_are_compressed_the_same_way_each_time() {
     let archive = docker("amd64", "a");
     let rows = || vec![Row::container("Container_Base", "x86_64", xz(&archive.build()))];
     let mut digests = Vec::new();
-    for registry in &registries {
+    for (number, registry) in registries.iter().enumerate() {
+        let layout = folder.path().join(number.to_string());
         let (section, provider) = provider(&[&Entry::of(registry)]);
         let deliverable = deliverable(&section, folder.path(), FIRST, rows()).await;
         let publication = publish(&provider, &deliverable, &task()).await.unwrap();
@@ -99,12 +100,9 @@ async fn docker_archives_are_compressed_the_same_way_each_time() {
         let manifest = skopeo.inspect(&format!("{FULL}@{digest}")).await.unwrap();
         assert_eq!(manifest["mediaType"], "application/vnd.oci.image.manifest.v1+json");
         assert_eq!(manifest["layers"].as_array().unwrap().len(), 2);
-        skopeo
-            .copy_to_layout(&format!("{FULL}:43"), &folder.path().join(&registry.host))
-            .await
-            .unwrap();
+        skopeo.copy_to_layout(&format!("{FULL}:43"), &layout).await.unwrap();
         // Each layer unpacks to what the configuration says.
-        let blobs = folder.path().join(&registry.host).join("blobs/sha256");
+        let blobs = layout.join("blobs/sha256");
         let blob = |digest: &Value| std::fs::read(blobs.join(&digest.as_str().unwrap()[7..])).unwrap();
         let config: Value = serde_json::from_slice(&blob(&manifest["config"]["digest"])).unwrap();
         for (layer, diff_id) in manifest["layers"]

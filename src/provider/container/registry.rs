@@ -77,6 +77,12 @@ impl Registry {
         })
     }
 
+    /// Adds what the registry wants to see.
+    async fn show(&self, scope: &str, request: RequestBuilder) -> Result<RequestBuilder, Error> {
+        let shown = self.auth.show(&self.http, scope, request).await;
+        shown.map_err(|error| error.advise(&self.advice))
+    }
+
     /// One of its repositories, by the configured name.
     pub(super) fn repository(self: &Arc<Self>, name: &str) -> Repository {
         let name = self.section.repository(name);
@@ -242,10 +248,7 @@ impl Repository {
         let registry = &*self.registry;
         let mut known = false;
         loop {
-            let signed = registry
-                .auth
-                .show(&registry.http, &self.scope, request(&registry.http))
-                .await?;
+            let signed = registry.show(&self.scope, request(&registry.http)).await?;
             let response = signed.timeout(http::CALL).send().await.map_err(|source| Error::Lost {
                 what: what(),
                 source: source.without_url(),
@@ -305,7 +308,7 @@ impl Repository {
         let ours = at.origin() == registry.section.base.origin();
         let request = request.header(CONTENT_TYPE, "application/octet-stream");
         let request = if ours {
-            registry.auth.show(&registry.http, &self.scope, request).await?
+            registry.show(&self.scope, request).await?
         } else {
             request
         };
