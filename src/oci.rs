@@ -47,6 +47,9 @@ pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// Registries [accept no larger manifest](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-manifests).
 pub const JSON_LIMIT: u64 = 4 << 20;
 
+/// How [build tools](https://docs.docker.com/build/metadata/attestations/attestation-storage/) mark what is no image.
+const REFERENCE: &str = "vnd.docker.reference.type";
+
 /// `sha256:` and 64 lower-case digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
@@ -137,6 +140,15 @@ impl Descriptor {
             digest: self.digest.clone(),
             size: self.size,
         }
+    }
+}
+
+impl Descriptor {
+    /// Whether an entry of an index is an image, and no statement about one: how it was built, what is in it.
+    #[must_use]
+    pub fn is_image(&self) -> bool {
+        let unknown = |platform: &Platform| platform.architecture == "unknown" || platform.os == "unknown";
+        !self.platform.as_ref().is_some_and(unknown) && !self.annotations.contains_key(REFERENCE)
     }
 }
 
