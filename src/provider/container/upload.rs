@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use reqwest::{RequestBuilder, Response};
 
-use super::registry::Error;
+use super::error::Error;
 use crate::http;
 
 /// A connection that takes nothing for this long is dead.
