@@ -20,6 +20,9 @@ use cloud_image_uploader_test_support::files::{Fault, Files};
 use cloud_image_uploader_test_support::program::{Exit, Program};
 use serde_json::{Value, json};
 
+/// A variable's name and value.
+type Variable<'a> = (&'a str, &'a str);
+
 const LONG: Duration = Duration::from_secs(60);
 
 fn fixtures() -> PathBuf {
@@ -63,7 +66,7 @@ async fn the_existing_files_and_variables_are_accepted_offline() {
         let pem = format!("-----BEGIN {content}-----\nAAAA\n-----END {content}-----\n");
         std::fs::write(certificates.join(file), pem).unwrap();
     }
-    let table: [(&str, Vec<(&str, &str)>, &str); 4] = [
+    let table: [(&str, Vec<Variable>, &str); 4] = [
         (
             "aws",
             vec![("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "quite-secret")],
