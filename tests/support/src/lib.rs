@@ -1,10 +1,16 @@
 //! Real servers, fakes, and archives for the tests.
+//!
+//! A test starts what it needs and drops it. Everything listens on loopback, on a port that was free, with a folder of its
+//! own. What must be installed comes from `tests/setup`; a test that misses it fails and says so.
 
 pub mod amqp;
 pub mod certs;
 pub mod fedora_messaging;
+pub mod files;
 pub mod http_server;
 pub mod process;
+pub mod program;
+pub mod proxy;
 pub mod rabbit;
 pub mod registry;
 pub mod skopeo;
