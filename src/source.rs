@@ -6,6 +6,7 @@
 
 mod decompress;
 mod download;
+mod tarball;
 
 use std::io;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub enum Form {
     Stored,
     /// Without compression, whatever it was: told by the first bytes, never by the name.
     Decompressed,
+    /// The bytes of the file in the compose, checked to be a tarball that Compute Engine takes.
+    Tarball,
 }
 
 /// A piece of an image and its place in it.
@@ -136,6 +139,7 @@ impl Source {
         let stored = download::start(self.sources.http.clone(), self.image.clone(), line);
         let pieces = match form {
             Form::Stored => Pieces::Stored(stored),
+            Form::Tarball => Pieces::Stored(tarball::start(&self.image.path, stored)?),
             Form::Decompressed => Pieces::Decoded(decompress::start(&self.image.path, stored)?),
         };
         Ok(Chunks {
