@@ -3,11 +3,7 @@
 #![cfg(feature = "container")]
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-#[expect(
-    dead_code,
-    clippy::expect_used,
-    reason = "shared with the other tests of this provider"
-)]
+#[expect(dead_code, reason = "shared with the other tests of this provider")]
 #[path = "container/world.rs"]
 mod world;
 

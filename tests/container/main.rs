@@ -1,7 +1,7 @@
 //! The container provider on real registries.
 
 #![cfg(feature = "container")]
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod faults;
 mod hostile;
