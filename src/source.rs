@@ -17,10 +17,12 @@ use reqwest::Client;
 use tokio::io::AsyncRead;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::io::StreamReader;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::compose::Image;
 use crate::error::{Class, Classified};
 use crate::http;
+use crate::location;
 use crate::telemetry::progress::Board;
 
 /// Size of a decoded piece. The block size of
@@ -136,7 +138,7 @@ impl Source {
         let slot = self.sources.slots.clone().acquire_owned().await.map_err(closed)?;
         let memory = self.sources.memory.clone().acquire_owned().await.map_err(closed)?;
         let line = self.sources.board.start(&self.image.path, self.image.size);
-        let stored = download::start(self.sources.http.clone(), self.image.clone(), line);
+        let (stored, download) = download::start(self.sources.http.clone(), self.image.clone(), line);
         let pieces = match form {
             Form::Stored => Pieces::Stored(stored),
             Form::Tarball => Pieces::Stored(tarball::start(&self.image.path, stored)?),
@@ -147,6 +149,7 @@ impl Source {
             offset: 0,
             pieces,
             ended: false,
+            _download: download,
             _permits: [slot, memory],
         })
     }
@@ -176,6 +179,7 @@ pub struct Chunks {
     offset: u64,
     pieces: Pieces,
     ended: bool,
+    _download: AbortOnDropHandle<()>,
     _permits: [OwnedSemaphorePermit; 2],
 }
 
@@ -323,7 +327,8 @@ impl Classified for Error {
             Self::Status { status: 401 | 403, .. } => Class::Deliverable,
             Self::Status { status, after, .. } => Class::of_status(*status, *after),
             Self::Broken { source, .. } => http::class(source),
-            Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound => Class::Deliverable,
+            // Files are named by an operator, who is told at once and not after hours of trying.
+            Self::File { source, .. } if location::is_lasting(source) => Class::Deliverable,
             Self::Changed { .. } | Self::File { .. } | Self::Thread { .. } | Self::Interrupted(_) => Class::TRANSIENT,
             Self::Size { .. } | Self::Checksum { .. } | Self::Malformed { .. } => Class::Deliverable,
         }

@@ -36,8 +36,9 @@ pub(super) fn start(path: &str, stored: Receiver<Bytes>) -> Result<Receiver<Cont
         };
         let outcome = match decode(&image, &mut stored, &sender) {
             Ok(()) => Ok(Piece::End),
-            // The cause is behind it: a wrong checksum also looks like a broken file to the decoder.
-            Err(Stop::Failed(error)) => Err(stored.drain().err().unwrap_or(error)),
+            // The cause may be behind it: a wrong checksum also looks like a broken file to the decoder.
+            Err(Stop::Malformed(error)) => Err(stored.drain().err().unwrap_or(error)),
+            Err(Stop::Failed(error)) => Err(error),
             Err(Stop::Abandoned) => return,
         };
         // Nobody listens any more: then nobody needs to know.
@@ -55,6 +56,9 @@ pub(super) fn start(path: &str, stored: Receiver<Bytes>) -> Result<Receiver<Cont
 
 /// Why decoding ended early.
 enum Stop {
+    /// The stored bytes do not decode, for a reason that may be their own.
+    Malformed(Error),
+    /// The stored bytes could not be had, or are not the right ones.
     Failed(Error),
     /// The reader is gone.
     Abandoned,
@@ -67,7 +71,7 @@ fn decode(path: &str, stored: &mut Stored, sender: &Sender<Content>) -> Result<(
     };
     let malformed = |format| {
         move |source| {
-            Stop::Failed(Error::Malformed {
+            Stop::Malformed(Error::Malformed {
                 path: path.to_owned(),
                 format,
                 source,
