@@ -1,1 +1,25 @@
+//! Publishes the images of a finished compose to clouds and registries.
 
+pub mod amqp;
+pub mod cli;
+pub mod compose;
+pub mod config;
+pub mod consumer;
+pub mod error;
+pub mod http;
+pub mod location;
+pub mod message;
+pub mod monitoring;
+pub mod notify;
+#[cfg(any(feature = "container", feature = "local"))]
+pub mod oci;
+pub mod pipeline;
+pub mod plan;
+pub mod provider;
+pub mod report;
+pub mod retry;
+pub mod secret;
+pub mod select;
+pub mod source;
+pub mod telemetry;
+pub mod work;

@@ -1,1 +1,332 @@
-fn main() {}
+//! Arguments, logging, configuration, the one provider, the command; errors to exit codes.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use clap::Parser;
+use cloud_image_uploader::amqp::Broker;
+use cloud_image_uploader::cli::{Arguments, Command, PlanFormat, Reconsume, Subject};
+use cloud_image_uploader::compose::release::Releases;
+use cloud_image_uploader::config::{Config, Environment, Problem, Problems};
+use cloud_image_uploader::consumer::{self, End};
+use cloud_image_uploader::error::{Chain, Failure};
+use cloud_image_uploader::location::Location;
+use cloud_image_uploader::message::datagrepper;
+use cloud_image_uploader::message::{Message, Origin, Wish};
+use cloud_image_uploader::monitoring::{self, Health};
+use cloud_image_uploader::notify::Notifier;
+use cloud_image_uploader::pipeline::{self, Options, Pipeline};
+use cloud_image_uploader::plan::{self, Plan};
+use cloud_image_uploader::select::Only;
+use cloud_image_uploader::source::Sources;
+use cloud_image_uploader::telemetry::progress::Board;
+use cloud_image_uploader::work::Work;
+use cloud_image_uploader::{compose, http, provider, telemetry};
+use reqwest::Client;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Publishing failed.
+const FAILED: u8 = 1;
+/// A bad option or configuration, or an invalid message.
+const USAGE: u8 = 2;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments).await {
+        Ok(code) => ExitCode::from(code),
+        Err(Stop { code, error }) => {
+            // There is no log yet.
+            let _ = writeln!(stderr(), "cloud-image-uploader: {}", Chain(error.as_ref()));
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// An error and the exit code it ends with.
+struct Stop {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl Stop {
+    fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            code: USAGE,
+            error: error.into(),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Self { code: FAILED, error }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<u8, Stop> {
+    let variable = std::env::var_os("FEDORA_MESSAGING_CONF");
+    let path = Config::path(arguments.conf.as_deref(), variable.as_deref());
+    let config = Config::load(&path).map_err(Stop::usage)?;
+    let bars = matches!(arguments.command, Command::Reconsume(_)) && stderr().is_terminal();
+    let board = if bars { Board::bars() } else { Board::log() };
+    let mails = telemetry::start(&config.logging, arguments.log_format, board.terminal()).map_err(Stop::usage)?;
+    let outcome = match arguments.command {
+        Command::Consume => consume(config, board).await,
+        Command::Reconsume(arguments) => reconsume(config, arguments, board).await,
+        Command::Plan(arguments) => plan(&config, &arguments.subject, arguments.format).await,
+        Command::Check { offline } => check(config, offline).await,
+    };
+    let code = outcome.unwrap_or_else(|Stop { code, error }| {
+        tracing::error!("{}", Chain(error.as_ref()));
+        code
+    });
+    mails.finish().await;
+    Ok(code)
+}
+
+async fn consume(config: Config, board: Board) -> Result<u8, Stop> {
+    let environment = Environment::of_process();
+    no_problems(config.check_environment(&environment))?;
+    let metrics = telemetry::metrics().context("failed to set up metrics")?;
+    let health = Arc::new(Health::default());
+    if let Some(address) = &config.monitoring {
+        let bound = monitoring::start(address, health.clone(), metrics).await;
+        let bound = bound
+            .with_context(|| format!("failed to listen on {}:{}", address.address, address.port))
+            .map_err(Stop::usage)?;
+        tracing::info!("monitoring listens on {bound}");
+    }
+    let broker = Arc::new(Broker::new(config.amqp.clone()));
+    let pipeline = Arc::new(assemble(&config, &environment, broker.clone(), board.clone())?);
+    for finding in pipeline.provider.check().await {
+        match finding.result {
+            Ok(found) => tracing::info!("{}: {found}", finding.subject),
+            // The cloud may be back before the next message is; the operator is told at once all the same.
+            Err(wrong) => tracing::error!("{}: {wrong}", finding.subject),
+        }
+    }
+    tokio::spawn(async move { board.report().await });
+    let mut work = Work::new(pipeline, health.clone());
+    let stop = stop_signal()?;
+    match consumer::consume(&broker, &mut work, &health, config.service.shutdown_grace, stop).await {
+        End::Stopped => Ok(0),
+        End::Broker { code, error } => Err(Stop {
+            code,
+            error: anyhow!(error).context("failed to consume"),
+        }),
+    }
+}
+
+async fn reconsume(config: Config, arguments: Reconsume, board: Board) -> Result<u8, Stop> {
+    let environment = Environment::of_process();
+    let mut problems = config.check_provider(&environment);
+    if config.provider.publish_amqp_messages() {
+        problems.extend(config.check_broker());
+    }
+    no_problems(problems)?;
+    let known = config.provider.locations();
+    if let Some(unknown) = arguments.location.iter().find(|location| !known.contains(location)) {
+        let known = known.join(", ");
+        return Err(Stop::usage(anyhow!(
+            "there is no location {unknown:?}; configured are {known}"
+        )));
+    }
+    let broker = Arc::new(Broker::new(config.amqp.clone()));
+    let pipeline = assemble(&config, &environment, broker.clone(), board.clone())?;
+    let request = match request(&pipeline.http, &config, &arguments.subject).await? {
+        Wish::Publish(request) => request,
+        Wish::Nothing(reason) => {
+            print(&format!("Nothing to publish: {reason}\n"));
+            return Ok(0);
+        }
+    };
+    let options = Options {
+        only: arguments.subject.only.as_deref().map(Only::new),
+        locations: (!arguments.location.is_empty()).then(|| BTreeSet::from_iter(arguments.location)),
+        allow_older: arguments.allow_older,
+    };
+    let reporting = tokio::spawn(async move { board.report().await });
+    let report = tokio::select! {
+        report = pipeline.run(&request, &options) => report,
+        () = stop_signal()? => return Ok(0),
+    };
+    reporting.abort();
+    report.log_published();
+    broker.close().await;
+    print(&format!("{}\n", plan::summary(&report)));
+    report.log_failures();
+    Ok(if report.broken.is_empty() { 0 } else { FAILED })
+}
+
+async fn plan(config: &Config, subject: &Subject, format: PlanFormat) -> Result<u8, Stop> {
+    let http = http::client().map_err(anyhow::Error::new)?;
+    let plan = match request(&http, config, subject).await? {
+        Wish::Nothing(reason) => Plan::Nothing(reason),
+        Wish::Publish(request) => {
+            let only = subject.only.as_deref().map(Only::new);
+            let releases = releases(&http, config);
+            let prepared = pipeline::prepare(&http, &releases, &config.provider, &request, only.as_ref()).await;
+            Plan::Compose(Box::new(prepared.map_err(failed)?))
+        }
+    };
+    if let Plan::Compose(prepared) = &plan
+        && let [refused, ..] = &prepared.selection.refused[..]
+    {
+        return Err(anyhow!("failed to {refused}").into());
+    }
+    match format {
+        PlanFormat::Json => print(&format!("{:#}\n", plan.json())),
+        PlanFormat::Table => print(&format!("{}\n", plan.table())),
+    }
+    Ok(0)
+}
+
+async fn check(config: Config, offline: bool) -> Result<u8, Stop> {
+    let environment = Environment::of_process();
+    let broker_is_used = !matches!(config.provider, cloud_image_uploader::config::Provider::Local(_))
+        || config.provider.publish_amqp_messages();
+    let mut problems = config.check_provider(&environment);
+    if broker_is_used {
+        problems.extend(config.check_broker());
+    }
+    no_problems(problems)?;
+    let name = config.provider.name();
+    print(&format!(
+        "ok: configuration {}: provider {name}\n",
+        config.path.display()
+    ));
+    if offline {
+        return Ok(0);
+    }
+    let broker = Arc::new(Broker::new(config.amqp.clone()));
+    let mut good = true;
+    if broker_is_used {
+        good &= match broker.check().await {
+            Ok(queues) => finding(&format!("broker {}", broker.address()), &Ok(queues.join(", "))),
+            Err(error) => finding(
+                &format!("broker {}", broker.address()),
+                &Err(format!("failed to {}", Chain(&error))),
+            ),
+        };
+        broker.close().await;
+    }
+    let pipeline = assemble(&config, &environment, broker, Board::log())?;
+    for found in pipeline.provider.check().await {
+        good &= finding(&found.subject, &found.result);
+    }
+    Ok(if good { 0 } else { FAILED })
+}
+
+/// Prints one line; whether it is good news.
+fn finding(subject: &str, result: &Result<String, String>) -> bool {
+    match result {
+        Ok(found) if found.is_empty() => print(&format!("ok: {subject}\n")),
+        Ok(found) => print(&format!("ok: {subject}: {found}\n")),
+        Err(wrong) => print(&format!("failed: {subject}: {wrong}\n")),
+    }
+    result.is_ok()
+}
+
+fn assemble(config: &Config, environment: &Environment, broker: Arc<Broker>, board: Board) -> Result<Pipeline, Stop> {
+    let http = http::client().map_err(anyhow::Error::new)?;
+    let service = &config.service;
+    Ok(Pipeline {
+        releases: releases(&http, config),
+        section: config.provider.clone(),
+        provider: provider::build(&config.provider, environment)
+            .map_err(|failure| Stop::usage(anyhow!("failed to {failure}")))?,
+        sources: Sources::new(
+            http.clone(),
+            board,
+            service.max_concurrent_images,
+            service.buffer_memory,
+        ),
+        notifier: Notifier::new(config.provider.publish_amqp_messages().then_some(broker)),
+        location_patience: service.location_patience,
+        give_up_after: service.give_up_after,
+        conf: config.path.clone(),
+        http,
+    })
+}
+
+fn releases(http: &Client, config: &Config) -> Releases {
+    let service = &config.service;
+    Releases::new(
+        http.clone(),
+        service.bodhi_url.clone(),
+        service.release_metadata_url.clone(),
+    )
+}
+
+/// What the operator asks for.
+async fn request(http: &Client, config: &Config, subject: &Subject) -> Result<Wish, Stop> {
+    if let Some(url) = &subject.compose {
+        let location = Location::trusted(url, Path::new("")).map_err(Stop::usage)?;
+        let id = compose::Compose::id_at(http, &location)
+            .await
+            .map_err(|error| failed(error.into()))?;
+        return Ok(Wish::of_compose(&id, location, Origin::Compose(url.clone())));
+    }
+    if let Some(path) = &subject.file {
+        let text = std::fs::read(path)
+            .with_context(|| format!("failed to read {}", path.display()))
+            .map_err(Stop::usage)?;
+        let wish = Message::of_serialized(&text).and_then(|message| {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            message.wish(absolute.parent())
+        });
+        let wish = wish
+            .with_context(|| format!("failed to use {}", path.display()))
+            .map_err(Stop::usage)?;
+        return Ok(wish.from(Origin::File(path.clone())));
+    }
+    let id = subject.id.ok_or_else(|| Stop::usage(anyhow!("no message is named")))?;
+    let service = subject
+        .datagrepper_url
+        .as_ref()
+        .unwrap_or(&config.service.datagrepper_url);
+    match datagrepper::fetch(http, service, id).await {
+        Ok(message) => Ok(message
+            .wish(None)
+            .map_err(Stop::usage)?
+            .from(Origin::Message(id.to_string()))),
+        Err(error @ datagrepper::Error::Fetch(_)) => Err(anyhow!(error).into()),
+        Err(error) => Err(Stop::usage(error)),
+    }
+}
+
+fn failed(failure: Failure) -> Stop {
+    Stop {
+        code: FAILED,
+        error: anyhow!("failed to {failure}"),
+    }
+}
+
+fn no_problems(problems: Vec<Problem>) -> Result<(), Stop> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Stop::usage(Problems::new(problems)))
+}
+
+/// Completes when the process is asked to end. Further signals change nothing.
+fn stop_signal() -> Result<impl Future<Output = ()>, Stop> {
+    let listen = |kind| signal(kind).context("failed to listen for signals");
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// A reader that went away, as `head` does, is no failure of ours.
+fn print(text: &str) {
+    let _ = stdout().write_all(text.as_bytes());
+}

@@ -7,8 +7,8 @@ use futures_util::StreamExt;
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer,
     options::{
-        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
-        QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+        QueueDeleteOptions, QueuePurgeOptions,
     },
     types::{AMQPValue, FieldTable, ShortString},
 };
@@ -60,13 +60,8 @@ impl Admin {
             .await
             .with_context(|| format!("connect to {url}"))?;
         let channel = connection.create_channel().await?;
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await?;
-        Ok(Self {
-            connection,
-            channel,
-        })
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(Self { connection, channel })
     }
 
     /// Publishes with the given properties and waits for the broker's confirmation.
@@ -97,9 +92,7 @@ impl Admin {
     /// Publishes a message given in the form that the `fedora-messaging` client reads and datagrepper returns, with its
     /// topic as routing key.
     pub async fn publish_serialized(&self, message: &Value) -> Result<()> {
-        let topic = message["topic"]
-            .as_str()
-            .context("the message has no topic")?;
+        let topic = message["topic"].as_str().context("the message has no topic")?;
         let mut headers = FieldTable::default();
         for (name, value) in message["headers"].as_object().into_iter().flatten() {
             headers.insert(name.as_str().into(), to_amqp(value));
@@ -126,9 +119,7 @@ impl Admin {
             durable: true,
             ..QueueDeclareOptions::default()
         };
-        self.channel
-            .queue_declare(queue.into(), options, table)
-            .await?;
+        self.channel.queue_declare(queue.into(), options, table).await?;
         self.bind(&self.channel, queue.into(), routing_key).await
     }
 
@@ -140,21 +131,14 @@ impl Admin {
             auto_delete: true,
             ..QueueDeclareOptions::default()
         };
-        let queue = channel
-            .queue_declare("".into(), options, FieldTable::default())
-            .await?;
+        let queue = channel.queue_declare("".into(), options, FieldTable::default()).await?;
         self.bind(&channel, queue.name().clone(), pattern).await?;
         let options = BasicConsumeOptions {
             no_ack: true,
             ..BasicConsumeOptions::default()
         };
         let consumer = channel
-            .basic_consume(
-                queue.name().clone(),
-                "".into(),
-                options,
-                FieldTable::default(),
-            )
+            .basic_consume(queue.name().clone(), "".into(), options, FieldTable::default())
             .await?;
         Ok(Spy {
             consumer,
@@ -182,12 +166,7 @@ impl Admin {
     }
 
     /// Waits until a queue holds what `wanted` accepts.
-    pub async fn wait_depth(
-        &self,
-        queue: &str,
-        limit: Duration,
-        wanted: impl Fn(Depth) -> bool,
-    ) -> Result<Depth> {
+    pub async fn wait_depth(&self, queue: &str, limit: Duration, wanted: impl Fn(Depth) -> bool) -> Result<Depth> {
         let deadline = tokio::time::Instant::now() + limit;
         loop {
             let depth = self.depth(queue).await?;
@@ -218,13 +197,7 @@ impl Admin {
     async fn bind(&self, channel: &Channel, queue: ShortString, pattern: &str) -> Result<()> {
         let options = QueueBindOptions::default();
         channel
-            .queue_bind(
-                queue,
-                EXCHANGE.into(),
-                pattern.into(),
-                options,
-                FieldTable::default(),
-            )
+            .queue_bind(queue, EXCHANGE.into(), pattern.into(), options, FieldTable::default())
             .await?;
         Ok(())
     }

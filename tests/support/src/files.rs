@@ -172,12 +172,7 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
 }
 
 /// Any input or output error reads as "not found".
-async fn answer(
-    shared: &Shared,
-    path: &str,
-    headers: &HeaderMap,
-    fault: Option<Fault>,
-) -> std::io::Result<Response> {
+async fn answer(shared: &Shared, path: &str, headers: &HeaderMap, fault: Option<Fault>) -> std::io::Result<Response> {
     if let Some(Fault::Status { code, retry_after }) = &fault {
         let mut response = bare(StatusCode::from_u16(*code).unwrap_or(StatusCode::IM_A_TEAPOT));
         if let Some(Ok(value)) = retry_after.as_deref().map(HeaderValue::from_str) {
@@ -229,9 +224,7 @@ async fn answer(
                 Err(std::io::ErrorKind::ConnectionReset.into())
             })))
         }
-        Some(Fault::Stall { after }) => {
-            Body::from_stream(up_to(bytes, after).chain(stream::pending()))
-        }
+        Some(Fault::Stall { after }) => Body::from_stream(up_to(bytes, after).chain(stream::pending())),
         Some(Fault::Flip { offset }) => Body::from_stream(flipped(bytes, start, offset)),
         _ => Body::from_stream(bytes),
     };

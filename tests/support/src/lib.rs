@@ -4,10 +4,12 @@
 //! own. What must be installed comes from `tests/setup`; a test that misses it fails and says so.
 
 pub mod amqp;
+pub mod archive;
 pub mod certs;
 pub mod fedora_messaging;
 pub mod files;
 pub mod http_server;
+pub mod mail;
 pub mod process;
 pub mod program;
 pub mod proxy;

@@ -52,10 +52,7 @@ impl Server {
             .append(true)
             .open(log)
             .with_context(|| format!("open the log {}", log.display()))?;
-        bound
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output);
+        bound.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = spawn(bound).with_context(|| format!("start {name}"))?;
         Ok(Self {
             name: name.to_owned(),

@@ -128,9 +128,7 @@ impl Running {
         let status = PathBuf::from(format!("/proc/{}/status", self.child.id()));
         // Gone, or a zombie: what was seen last stays.
         let kibibytes = fs::read_to_string(status).ok().and_then(|status| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("VmHWM:"))?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
             line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
         });
         if let Some(kibibytes) = kibibytes {

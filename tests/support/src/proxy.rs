@@ -24,11 +24,7 @@ impl Proxy {
         let address = listener.local_addr()?;
         let (open, state) = watch::channel(true);
         let task = tokio::spawn(forward(listener, target, state));
-        Ok(Self {
-            address,
-            open,
-            task,
-        })
+        Ok(Self { address, open, task })
     }
 
     /// The port to connect to.

@@ -112,14 +112,8 @@ impl Rabbit {
             .env("RABBITMQ_PID_FILE", folder.join("pid"))
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
             .env("RABBITMQ_CONFIG_FILE", folder.join("rabbitmq.conf"))
-            .env(
-                "RABBITMQ_ADVANCED_CONFIG_FILE",
-                folder.join("advanced.config"),
-            )
-            .env(
-                "RABBITMQ_ENABLED_PLUGINS_FILE",
-                folder.join("enabled_plugins"),
-            )
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", folder.join("advanced.config"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("enabled_plugins"))
             // Busy waiting would take the processors from the programs under test.
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none")
             // Makes the start script become the broker, so that one process id stands for it.
@@ -186,13 +180,7 @@ pub fn url(scheme: &str, user: &str, port: u16) -> String {
 }
 
 /// Writes everything the broker reads at start, and hands the folder to the user it runs as.
-fn configure(
-    folder: &Path,
-    authority: &Authority,
-    options: &Options,
-    plain_port: u16,
-    tls_port: u16,
-) -> Result<()> {
+fn configure(folder: &Path, authority: &Authority, options: &Options, plain_port: u16, tls_port: u16) -> Result<()> {
     let ca = authority.write(folder)?;
     let (cert, key) = authority.server()?.write(folder, "server")?;
     let definitions = folder.join("definitions.json");
@@ -225,10 +213,7 @@ fn configure(
         folder.join("advanced.config"),
         "[{kernel,[{inet_dist_use_interface,{127,0,0,1}}]},{rabbit,[{channel_tick_interval,1000}]}].\n",
     )?;
-    fs::write(
-        folder.join("enabled_plugins"),
-        "[rabbitmq_auth_mechanism_ssl].\n",
-    )?;
+    fs::write(folder.join("enabled_plugins"), "[rabbitmq_auth_mechanism_ssl].\n")?;
     if is_root()? {
         let all = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
         for path in all.chain([Ok(folder.to_owned())]) {
@@ -240,8 +225,7 @@ fn configure(
 
 fn definitions_for(queues: &[String]) -> Value {
     let own = format!("^(amq\\.topic|{DAEMON}.*)$");
-    let user =
-        |name: &str, tags: &[&str]| json!({"name": name, "password": PASSWORD, "tags": tags});
+    let user = |name: &str, tags: &[&str]| json!({"name": name, "password": PASSWORD, "tags": tags});
     let permission = |user: &str, configure: &str, write: &str, read: &str| json!({"user": user, "vhost": VHOST, "configure": configure, "write": write, "read": read});
     json!({
         "vhosts": [{"name": VHOST}],

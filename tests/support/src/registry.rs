@@ -63,14 +63,7 @@ pub struct Request {
 impl Registry {
     /// Plain HTTP, open to everyone.
     pub async fn open() -> Result<Self> {
-        Self::start(
-            tempfile::tempdir()?,
-            Access::default(),
-            json!({}),
-            None,
-            None,
-        )
-        .await
+        Self::start(tempfile::tempdir()?, Access::default(), json!({}), None, None).await
     }
 
     /// TLS that wants a client certificate, and a user with password.

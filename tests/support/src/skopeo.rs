@@ -102,9 +102,7 @@ impl Skopeo {
             command.arg(format!("--{side}cert-dir")).arg(folder);
         }
         if let Some((user, password)) = &self.access.credentials {
-            command
-                .arg(format!("--{side}creds"))
-                .arg(format!("{user}:{password}"));
+            command.arg(format!("--{side}creds")).arg(format!("{user}:{password}"));
         }
     }
 

@@ -78,22 +78,16 @@ impl TokenServer {
     /// Starts a server that knows one user.
     pub async fn start(user: &str, password: &str, lifetime: Lifetime) -> Result<Self> {
         let key = KeyPair::generate()?;
-        let certificate =
-            CertificateParams::new(vec!["token.test".to_owned()])?.self_signed(&key)?;
+        let certificate = CertificateParams::new(vec!["token.test".to_owned()])?.self_signed(&key)?;
         let state = Arc::new(Tokens {
-            authorization: format!(
-                "Basic {}",
-                BASE64_STANDARD.encode(format!("{user}:{password}"))
-            ),
+            authorization: format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))),
             lifetime,
             key: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.serialized_der())?,
             certificate,
             issued: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         });
-        let router = Router::new()
-            .route("/token", get(token))
-            .with_state(state.clone());
+        let router = Router::new().route("/token", get(token)).with_state(state.clone());
         Ok(Self {
             server: HttpServer::start(router).await?,
             state,
@@ -121,14 +115,8 @@ impl TokenServer {
     }
 }
 
-async fn token(
-    State(tokens): State<Arc<Tokens>>,
-    headers: HeaderMap,
-    RawQuery(query): RawQuery,
-) -> Response {
-    let given = headers
-        .get(AUTHORIZATION)
-        .map(|value| value.as_bytes().to_vec());
+async fn token(State(tokens): State<Arc<Tokens>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes().to_vec());
     if given.as_deref() != Some(tokens.authorization.as_bytes()) {
         tokens.refused.fetch_add(1, Ordering::SeqCst);
         return (

@@ -33,10 +33,7 @@ async fn valid_message_is_described() -> Result<()> {
     assert_eq!(described.len(), 1);
     assert_eq!(described[0].class, "AwsPublishedV1");
     assert_eq!(described[0].severity, 20);
-    assert!(
-        described[0].summary.contains("Fedora-42-20250312.0"),
-        "{described:?}"
-    );
+    assert!(described[0].summary.contains("Fedora-42-20250312.0"), "{described:?}");
     Ok(())
 }
 

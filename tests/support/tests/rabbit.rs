@@ -45,13 +45,10 @@ async fn broker_as_in_production() -> Result<()> {
     assert_eq!(seen.serialized()?["id"], message["id"]);
     assert_eq!(seen.headers()["fedora_messaging_severity"], 20);
     assert_eq!(*seen.properties.delivery_mode(), Some(2));
-    admin
-        .wait_depth(QUEUE, SOON, |depth| depth.ready == 1)
-        .await?;
+    admin.wait_depth(QUEUE, SOON, |depth| depth.ready == 1).await?;
 
     // The daemon's user may neither declare a queue nor send another's topic.
-    let daemon =
-        Connection::connect(&rabbit.plain_url(DAEMON), ConnectionProperties::default()).await?;
+    let daemon = Connection::connect(&rabbit.plain_url(DAEMON), ConnectionProperties::default()).await?;
     let channel = daemon.create_channel().await?;
     let refused = channel
         .queue_declare("other".into(), Default::default(), Default::default())
@@ -86,16 +83,12 @@ async fn broker_as_in_production() -> Result<()> {
     let admin = rabbit.admin().await?;
     assert_eq!(admin.depth(QUEUE).await?.ready, 1);
     admin.publish_serialized(&message).await?;
-    admin
-        .wait_depth(QUEUE, SOON, |depth| depth.ready == 2)
-        .await?;
+    admin.wait_depth(QUEUE, SOON, |depth| depth.ready == 2).await?;
     admin.purge(QUEUE).await?;
     assert_eq!(admin.depth(QUEUE).await?.ready, 0);
     admin.delete(QUEUE).await?;
     assert!(admin.depth(QUEUE).await.is_err());
-    admin
-        .declare("dead", "dead.#", json!({"x-max-length": 3}))
-        .await?;
+    admin.declare("dead", "dead.#", json!({"x-max-length": 3})).await?;
     assert_eq!(admin.depth("dead").await?.consumers, 0);
 
     // A wrong password does not get in.

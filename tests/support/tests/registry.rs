@@ -40,10 +40,7 @@ fn layout(folder: &Path) -> Result<()> {
         .to_string()
         .as_bytes(),
     )?;
-    fs::write(
-        folder.join("oci-layout"),
-        r#"{"imageLayoutVersion": "1.0.0"}"#,
-    )?;
+    fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#)?;
     let index = json!({"schemaVersion": 2, "manifests": [{
         "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": manifest, "size": manifest_size,
         "platform": {"architecture": "amd64", "os": "linux"},
@@ -137,9 +134,6 @@ async fn tokens_end_when_they_should() -> Result<()> {
     assert!(skopeo.tags("team/fedora").await.is_err());
     assert!(registry.tokens.as_ref().unwrap().issued() > 0);
     let requests = registry.requests().await?;
-    assert!(
-        requests.iter().all(|request| request.status == 401),
-        "{requests:?}"
-    );
+    assert!(requests.iter().all(|request| request.status == 401), "{requests:?}");
     Ok(())
 }

@@ -1,0 +1,596 @@
+//! The broker: one connection, made anew whenever it is needed and gone.
+//!
+//! Who reconnects, and how often, is decided by the callers; nothing here waits. Server-named queues get a new name on
+//! each connection, so that a library's own recovery, which declares under the old names, is of no use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
+use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, ErrorKind};
+use serde_json::{Map, Value};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::config::amqp::{Amqp, Binding, Field, Queue};
+use crate::error::{Class, Classified};
+
+/// A broker that does not complete the handshake within this time is not there.
+const CONNECT: Duration = Duration::from_secs(20);
+/// A confirm that takes longer will not come.
+const CONFIRM: Duration = Duration::from_secs(30);
+/// Any other answer of the broker.
+const ANSWER: Duration = Duration::from_secs(30);
+/// Seconds between heartbeats unless the URL says otherwise: a lost broker is noticed after two of them.
+const HEARTBEAT: u16 = 10;
+
+/// The broker of the configuration file.
+pub struct Broker {
+    config: Amqp,
+    connection: Mutex<Option<Arc<Connection>>>,
+    publisher: Mutex<Option<Channel>>,
+}
+
+/// Never shows the URL's password.
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker")
+            .field("url", &self.config.url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What consuming needs: the channel that settles, and a consumer for each queue.
+#[derive(Debug)]
+pub struct Subscription {
+    /// Deliveries are settled on it.
+    pub channel: Channel,
+    /// Their deliveries.
+    pub consumers: Vec<Consumer>,
+}
+
+/// A message to be published.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// `message_id`.
+    pub id: Uuid,
+    /// Without the configured prefix.
+    pub topic: String,
+    /// Strings, integers, and booleans.
+    pub headers: Map<String, Value>,
+    /// JSON.
+    pub body: Vec<u8>,
+}
+
+impl Broker {
+    /// Connects to nothing yet.
+    #[must_use]
+    pub fn new(config: Amqp) -> Self {
+        Self {
+            config,
+            connection: Mutex::default(),
+            publisher: Mutex::default(),
+        }
+    }
+
+    /// Host and port, for messages to people.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.config.url.host(), self.config.url.port())
+    }
+
+    /// A channel on the current connection, or on a new one.
+    ///
+    /// # Errors
+    ///
+    /// The broker is away, refuses us, or a certificate cannot be used.
+    pub async fn channel(&self) -> Result<Channel, Error> {
+        let mut current = self.connection.lock().await;
+        let connection = match &*current {
+            Some(connection) if connection.status().connected() => connection.clone(),
+            _ => current.insert(Arc::new(self.connect().await?)).clone(),
+        };
+        drop(current);
+        answered(connection.create_channel()).await.map_err(Error::Channel)
+    }
+
+    /// Declares the queues, binds them, and starts consuming.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::channel`]; and a queue or binding that cannot be had, or may not be read.
+    pub async fn subscribe(&self) -> Result<Subscription, Error> {
+        let channel = self.channel().await?;
+        let prefetch = self.config.qos.prefetch_count;
+        answered(channel.basic_qos(prefetch, BasicQosOptions::default()))
+            .await
+            .map_err(Error::Channel)?;
+        let mut consumers = Vec::new();
+        for queue in &self.config.queues {
+            let name = self.declare(&channel, queue).await?;
+            for binding in self.config.bindings.iter().filter(|binding| binds(binding, queue)) {
+                self.bind(&channel, &name, binding).await?;
+            }
+            let options = BasicConsumeOptions {
+                exclusive: false,
+                ..BasicConsumeOptions::default()
+            };
+            let tag = Uuid::new_v4().to_string().into();
+            let consumer = answered(channel.basic_consume(name.clone(), tag, options, FieldTable::default())).await;
+            consumers.push(consumer.map_err(|source| Error::Consume {
+                queue: name.to_string(),
+                source,
+            })?);
+        }
+        Ok(Subscription { channel, consumers })
+    }
+
+    /// Proves that the broker lets us in and has the queues, changing nothing. Returns their names.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::subscribe`].
+    pub async fn check(&self) -> Result<Vec<String>, Error> {
+        let mut found = Vec::new();
+        for queue in self.config.queues.iter().filter(|queue| !queue.name.is_empty()) {
+            let channel = self.channel().await?;
+            let passive = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            };
+            let declared = answered(channel.queue_declare(short(&queue.name), passive, FieldTable::default())).await;
+            let declared = declared.map_err(|source| Error::Declare {
+                queue: queue.name.clone(),
+                source,
+            })?;
+            found.push(format!("{} ({} waiting)", queue.name, declared.message_count()));
+        }
+        if found.is_empty() {
+            self.channel().await?;
+        }
+        Ok(found)
+    }
+
+    /// Publishes a message and waits for the broker's confirm, 30 s at most.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::channel`]; and the broker forbids the topic, rejects the message, or does not confirm.
+    pub async fn publish(&self, message: &Outgoing) -> Result<(), Error> {
+        let topic = match self.config.topic_prefix.trim_end_matches('.') {
+            "" => message.topic.clone(),
+            prefix => format!("{prefix}.{}", message.topic),
+        };
+        let outcome = timeout(CONFIRM, self.publish_now(&topic, message)).await;
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::Unconfirmed { topic }),
+        };
+        if outcome.is_err() {
+            // Whatever happened, the next try starts on a fresh channel.
+            *self.publisher.lock().await = None;
+        }
+        outcome
+    }
+
+    async fn publish_now(&self, topic: &str, message: &Outgoing) -> Result<(), Error> {
+        let channel = self.publisher().await?;
+        let failed = |source: lapin::Error| match soft(&source) {
+            Some(AMQPSoftError::ACCESSREFUSED | AMQPSoftError::NOTFOUND) => Error::Forbidden {
+                topic: topic.to_owned(),
+                exchange: self.config.publish_exchange.clone(),
+                source,
+            },
+            _ => Error::Publish {
+                topic: topic.to_owned(),
+                source,
+            },
+        };
+        let confirm = channel
+            .basic_publish(
+                short(&self.config.publish_exchange),
+                short(topic),
+                BasicPublishOptions::default(),
+                &message.body,
+                self.properties(message),
+            )
+            .await
+            .map_err(failed)?;
+        match confirm.await.map_err(failed)? {
+            Confirmation::Ack(_) => Ok(()),
+            Confirmation::Nack(_) | Confirmation::NotRequested => Err(Error::Rejected {
+                topic: topic.to_owned(),
+            }),
+        }
+    }
+
+    async fn publisher(&self) -> Result<Channel, Error> {
+        let mut current = self.publisher.lock().await;
+        match &*current {
+            Some(channel) if channel.status().connected() => Ok(channel.clone()),
+            _ => {
+                let channel = self.channel().await?;
+                answered(channel.confirm_select(ConfirmSelectOptions::default()))
+                    .await
+                    .map_err(Error::Channel)?;
+                Ok(current.insert(channel).clone())
+            }
+        }
+    }
+
+    fn properties(&self, message: &Outgoing) -> BasicProperties {
+        let mut headers = FieldTable::default();
+        for (name, value) in &message.headers {
+            headers.insert(short(name), header(value));
+        }
+        // A mirror of the property, which the existing client reads.
+        let priority = self.config.publish_priority;
+        headers.insert("priority".into(), AMQPValue::LongInt(priority.unwrap_or(0).into()));
+        let properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_content_encoding("utf-8".into())
+            .with_delivery_mode(2)
+            .with_message_id(message.id.to_string().into())
+            .with_headers(headers);
+        match priority {
+            Some(priority) => properties.with_priority(priority),
+            None => properties,
+        }
+    }
+
+    /// Ends the connection, if there is one. What was not settled goes back to the queue.
+    pub async fn close(&self) {
+        if let Some(connection) = self.connection.lock().await.take()
+            && let Err(error) = answered(connection.close(200, "stopping".into())).await
+        {
+            tracing::debug!(%error, "the connection ended before it was closed");
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, Error> {
+        let tls = self.tls().await?;
+        let mut properties = ConnectionProperties::default();
+        for (name, value) in &self.config.client_properties {
+            properties = properties.with_client_property(short(name), text(value).into());
+        }
+        for (name, value) in [
+            ("product", env!("CARGO_PKG_NAME")),
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("information", env!("CARGO_PKG_DESCRIPTION")),
+        ] {
+            properties = properties.with_client_property(name.into(), value.into());
+        }
+        let runtime = lapin::runtime::default_runtime().map_err(Error::Channel)?;
+        let connecting = Connection::connect_uri_with_config(self.uri(), properties, tls, runtime);
+        let address = self.address();
+        match timeout(CONNECT, connecting).await {
+            Ok(Ok(connection)) => {
+                tracing::info!(broker = address, "connected to the broker at {address}");
+                Ok(connection)
+            }
+            Ok(Err(source)) if is_refusal(&source) => Err(Error::Refused { address, source }),
+            Ok(Err(source)) => Err(Error::Away { address, source }),
+            Err(_) => Err(Error::Silent { address }),
+        }
+    }
+
+    fn uri(&self) -> AMQPUri {
+        let url = &self.config.url;
+        let certificate = self.config.tls.as_ref().and_then(|tls| tls.client_certificate());
+        AMQPUri {
+            scheme: if url.is_tls() {
+                AMQPScheme::AMQPS
+            } else {
+                AMQPScheme::AMQP
+            },
+            authority: AMQPAuthority {
+                userinfo: AMQPUserInfo {
+                    username: url.user().to_owned(),
+                    password: url.password().expose().to_owned(),
+                },
+                host: url.host().to_owned(),
+                port: url.port(),
+            },
+            vhost: url.vhost().to_owned(),
+            query: AMQPQueryString {
+                heartbeat: Some(url.heartbeat().unwrap_or(HEARTBEAT)),
+                // With a client certificate the account is the certificate's name, and the URL's password is not used.
+                auth_mechanism: certificate.map(|_| SASLMechanism::External),
+                ..AMQPQueryString::default()
+            },
+        }
+    }
+
+    async fn tls(&self) -> Result<OwnedTLSConfig, Error> {
+        let Some(tls) = &self.config.tls else {
+            return Ok(OwnedTLSConfig::default());
+        };
+        let read = async |path: &std::path::Path| {
+            tokio::fs::read(path).await.map_err(|source| Error::Certificate {
+                path: path.to_owned(),
+                source,
+            })
+        };
+        let cert_chain = match &tls.ca_cert {
+            Some(path) => Some(String::from_utf8_lossy(&read(path).await?).into_owned()),
+            None => None,
+        };
+        let identity = match tls.client_certificate() {
+            Some((certificate, key)) => Some(OwnedIdentity::PKCS8 {
+                pem: read(certificate).await?,
+                key: read(key).await?,
+            }),
+            None => None,
+        };
+        Ok(OwnedTLSConfig { identity, cert_chain })
+    }
+
+    async fn declare(&self, channel: &Channel, queue: &Queue) -> Result<ShortString, Error> {
+        let options = QueueDeclareOptions {
+            // A queue that the server is to name does not exist yet.
+            passive: self.config.passive_declares && !queue.name.is_empty(),
+            durable: queue.durable,
+            exclusive: queue.exclusive,
+            auto_delete: queue.auto_delete,
+            nowait: false,
+        };
+        let arguments = table(&queue.arguments);
+        match answered(channel.queue_declare(short(&queue.name), options, arguments)).await {
+            Ok(declared) => Ok(declared.name().clone()),
+            Err(source) => Err(Error::Declare {
+                queue: queue.name.clone(),
+                source,
+            }),
+        }
+    }
+
+    /// The existing client binds even where it declares passively.
+    async fn bind(&self, channel: &Channel, queue: &ShortString, binding: &Binding) -> Result<(), Error> {
+        for key in &binding.routing_keys {
+            answered(channel.queue_bind(
+                queue.clone(),
+                short(&binding.exchange),
+                short(key),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            ))
+            .await
+            .map_err(|source| Error::Bind {
+                queue: queue.to_string(),
+                exchange: binding.exchange.clone(),
+                key: key.clone(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// A binding without a queue is for every queue.
+fn binds(binding: &Binding, queue: &Queue) -> bool {
+    binding.queue.as_ref().is_none_or(|name| *name == queue.name)
+}
+
+/// An answer that does not come is a lost connection.
+async fn answered<T>(call: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
+    match timeout(ANSWER, call).await {
+        Ok(result) => result,
+        Err(_) => Err(ErrorKind::MissingHeartbeatError.into()),
+    }
+}
+
+/// Names longer than AMQP allows were refused with the configuration; topics are shorter by far.
+fn short(text: &str) -> ShortString {
+    text.into()
+}
+
+fn header(value: &Value) -> AMQPValue {
+    match value {
+        Value::Bool(value) => AMQPValue::Boolean(*value),
+        Value::Number(number) => AMQPValue::LongLongInt(number.as_i64().unwrap_or_default()),
+        Value::String(text) => AMQPValue::LongString(text.as_str().into()),
+        other => AMQPValue::LongString(other.to_string().into()),
+    }
+}
+
+fn table(fields: &std::collections::BTreeMap<String, Field>) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in fields {
+        table.insert(short(name), field(value));
+    }
+    table
+}
+
+fn field(value: &Field) -> AMQPValue {
+    match value {
+        Field::Boolean(value) => AMQPValue::Boolean(*value),
+        Field::Integer(value) => AMQPValue::LongLongInt(*value),
+        Field::Float(value) => AMQPValue::Double(*value),
+        Field::String(value) => AMQPValue::LongString(value.as_str().into()),
+        Field::List(values) => AMQPValue::FieldArray(FieldArray::from(values.iter().map(field).collect::<Vec<_>>())),
+        Field::Table(fields) => AMQPValue::FieldTable(table(fields)),
+    }
+}
+
+/// A client property as text, which is all that administrators look at.
+fn text(value: &Field) -> String {
+    match value {
+        Field::Boolean(value) => value.to_string(),
+        Field::Integer(value) => value.to_string(),
+        Field::Float(value) => value.to_string(),
+        Field::String(value) => value.clone(),
+        Field::List(values) => values.iter().map(text).collect::<Vec<_>>().join(", "),
+        Field::Table(fields) => fields
+            .iter()
+            .map(|(name, value)| format!("{name}={}", text(value)))
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}
+
+/// Whether the broker, or its certificate, said no, rather than nothing.
+fn is_refusal(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => matches!(
+            error.kind(),
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
+        ),
+        // rustls reports certificates it does not trust, and alerts, as invalid data.
+        ErrorKind::IOError(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        ErrorKind::AuthProviderError(_) | ErrorKind::InvalidProtocolVersion(_) => true,
+        _ => false,
+    }
+}
+
+fn soft(error: &lapin::Error) -> Option<AMQPSoftError> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => match error.kind() {
+            AMQPErrorKind::Soft(error) => Some(error.clone()),
+            AMQPErrorKind::Hard(_) => None,
+        },
+        _ => None,
+    }
+}
+
+/// What can go wrong with a broker.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody answers there.
+    #[error("connect to the broker at {address}")]
+    Away {
+        /// Host and port.
+        address: String,
+        /// Why.
+        source: lapin::Error,
+    },
+    /// Somebody answers there, but not as a broker.
+    #[error("connect to the broker at {address}: no answer within {} s", CONNECT.as_secs())]
+    Silent {
+        /// Host and port.
+        address: String,
+    },
+    /// The TLS or AMQP handshake was refused.
+    #[error(
+        "log in to the broker at {address}: check amqp_url (user, password, virtual host) and the certificates of [tls]"
+    )]
+    Refused {
+        /// Host and port.
+        address: String,
+        /// Why.
+        source: lapin::Error,
+    },
+    /// A certificate or key cannot be read.
+    #[error("read {} of [tls]", path.display())]
+    Certificate {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The connection was lost.
+    #[error("talk to the broker")]
+    Channel(#[source] lapin::Error),
+    /// A queue is missing, or is not as configured.
+    #[error("declare the queue {queue:?}: with passive_declares an administrator has to make it first")]
+    Declare {
+        /// The queue.
+        queue: String,
+        /// Why.
+        source: lapin::Error,
+    },
+    /// A binding is not allowed, or its exchange is missing.
+    #[error("bind the queue {queue:?} to {exchange:?} with {key:?}")]
+    Bind {
+        /// The queue.
+        queue: String,
+        /// The exchange.
+        exchange: String,
+        /// The routing key.
+        key: String,
+        /// Why.
+        source: lapin::Error,
+    },
+    /// The queue may not be read.
+    #[error("consume the queue {queue:?}: the broker's user needs read permission for it")]
+    Consume {
+        /// The queue.
+        queue: String,
+        /// Why.
+        source: lapin::Error,
+    },
+    /// A message was lost on its way.
+    #[error("publish to {topic}")]
+    Publish {
+        /// With the prefix.
+        topic: String,
+        /// Why.
+        source: lapin::Error,
+    },
+    /// The broker's user may not publish this.
+    #[error(
+        "publish to {topic}: the broker's user needs write permission for {exchange:?} and this topic; check topic_prefix"
+    )]
+    Forbidden {
+        /// With the prefix.
+        topic: String,
+        /// The exchange.
+        exchange: String,
+        /// Why.
+        source: lapin::Error,
+    },
+    /// The broker could not take the message.
+    #[error("publish to {topic}: the broker rejected the message")]
+    Rejected {
+        /// With the prefix.
+        topic: String,
+    },
+    /// The broker says nothing.
+    #[error("publish to {topic}: not confirmed within {} s", CONFIRM.as_secs())]
+    Unconfirmed {
+        /// With the prefix.
+        topic: String,
+    },
+}
+
+impl Error {
+    /// Whether a queue, binding, or consumer failed because the connection went away meanwhile.
+    #[must_use]
+    pub fn is_lost_connection(&self) -> bool {
+        match self {
+            Self::Declare { source, .. } | Self::Bind { source, .. } | Self::Consume { source, .. } => {
+                soft(source).is_none()
+            }
+            Self::Away { .. } | Self::Silent { .. } | Self::Channel(_) | Self::Publish { .. } => true,
+            Self::Refused { .. }
+            | Self::Certificate { .. }
+            | Self::Forbidden { .. }
+            | Self::Rejected { .. }
+            | Self::Unconfirmed { .. } => false,
+        }
+    }
+}
+
+impl Classified for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Refused { .. } | Self::Certificate { .. } | Self::Forbidden { .. } => Class::Everything,
+            Self::Away { .. }
+            | Self::Silent { .. }
+            | Self::Channel(_)
+            | Self::Declare { .. }
+            | Self::Bind { .. }
+            | Self::Consume { .. }
+            | Self::Publish { .. }
+            | Self::Rejected { .. }
+            | Self::Unconfirmed { .. } => Class::TRANSIENT,
+        }
+    }
+}

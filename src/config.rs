@@ -1,0 +1,326 @@
+//! The configuration file: that of fedora-messaging, with one provider in `consumer_config`.
+//!
+//! The whole file is read before anything is connected to, and every problem is reported by key and
+//! line at once. Reading needs no network and no environment; what only running needs is looked at
+//! by [`Config::check_environment`].
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::Url;
+
+use crate::location::Location;
+
+pub use environment::Environment;
+pub use logging::Logging;
+pub use problem::{Problem, Problems};
+use reader::{Table, Value};
+
+pub mod amqp;
+mod amqp_url;
+pub mod aws;
+pub mod azure;
+pub mod container;
+mod environment;
+pub mod gcp;
+pub mod local;
+pub mod logging;
+mod problem;
+mod reader;
+mod value;
+
+/// Where the file is, if nobody says otherwise.
+const DEFAULT_PATH: &str = "/etc/fedora-messaging/config.toml";
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A file without problems.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// The broker.
+    pub amqp: amqp::Amqp,
+    /// `[monitoring]`. Default: none, nothing listens.
+    pub monitoring: Option<Monitoring>,
+    /// `[log_config]`
+    pub logging: Logging,
+    /// The keys of `[consumer_config]` that are the same for every provider.
+    pub service: Service,
+    /// The one provider.
+    pub provider: Provider,
+}
+
+/// Where monitoring listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Monitoring {
+    /// Address or host name. Default: empty, which is every interface.
+    pub address: String,
+    /// Port; 0 takes any free one.
+    pub port: u16,
+}
+
+/// Settings of the service that do not depend on the provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// `datagrepper_url`. Default: `https://apps.fedoraproject.org/datagrepper`.
+    pub datagrepper_url: Url,
+    /// `bodhi_url`, or a folder with copies. Default: `https://bodhi.fedoraproject.org`.
+    pub bodhi_url: Location,
+    /// `release_metadata_url`, or a file with a copy. Default:
+    /// `https://fedorapeople.org/groups/qa/metadata/release.json`.
+    pub release_metadata_url: Location,
+    /// `max_concurrent_images`: images worked on at once. Default: 4.
+    pub max_concurrent_images: usize,
+    /// `decode_threads`: threads for decompression. Default: the number of processors.
+    pub decode_threads: usize,
+    /// `buffer_memory`: bound on image bytes held in memory, in bytes. Default: 512 MiB.
+    pub buffer_memory: u64,
+    /// `give_up_after`: how long a transient failure of one image is retried. Default: 5 hours.
+    pub give_up_after: Duration,
+    /// `location_patience`: how long a failing region or registry delays the announcement of the
+    /// others. Default: 30 minutes.
+    pub location_patience: Duration,
+    /// `shutdown_grace`: how long work in hand may go on after a signal. Default: 25 seconds.
+    pub shutdown_grace: Duration,
+}
+
+/// Where images are published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// Amazon EC2.
+    Aws(aws::Aws),
+    /// Azure compute gallery.
+    Azure(azure::Azure),
+    /// Google Compute Engine.
+    Gcp(gcp::Gcp),
+    /// Container registries.
+    Container(container::Container),
+    /// A local directory.
+    Local(local::Local),
+}
+
+impl Config {
+    /// Which file to load: the option, else the variable `FEDORA_MESSAGING_CONF`, else the
+    /// default place.
+    pub fn path(option: Option<&Path>, variable: Option<&OsStr>) -> PathBuf {
+        let variable = variable.filter(|value| !value.is_empty());
+        option
+            .or(variable.map(Path::new))
+            .unwrap_or(Path::new(DEFAULT_PATH))
+            .to_owned()
+    }
+
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it; a file that cannot be read is one problem.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(error) => {
+                let text = format!("cannot be read: {error}");
+                Err(Problems::new(vec![Problem::outside(path, "", text)]))
+            }
+        }
+    }
+
+    /// Checks the text of a file; `path` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Problems> {
+        reader::read(path, text, |root| Self::read(root, path))
+    }
+
+    fn read(root: &Table<'_>, path: &Path) -> Option<Self> {
+        // Names the Python code to run, which this program is instead.
+        root.get("callback");
+        let amqp = amqp::Amqp::read(root);
+        let monitoring = root.optional("monitoring", None, |value| value.table(Monitoring::read));
+        let logging = root.optional("log_config", Logging::default(), Logging::read);
+        let consumer = root.required("consumer_config", |value| {
+            value.table(|table| {
+                let service = Service::read(table, path.parent().unwrap_or(path));
+                let provider = Provider::read(table);
+                Some((service?, provider?))
+            })
+        });
+        let (service, provider) = consumer?;
+        Some(Self {
+            path: path.to_owned(),
+            amqp: amqp?,
+            monitoring: monitoring?,
+            logging: logging?,
+            service,
+            provider,
+        })
+    }
+
+    /// Looks at what running needs beside the file: certificates for the broker, and what the
+    /// provider reads from the environment. Names variables, never their values.
+    pub fn check_environment(&self, env: &Environment) -> Vec<Problem> {
+        let mut problems = self.check_broker();
+        problems.extend(self.check_provider(env));
+        problems
+    }
+
+    /// The part of [`Config::check_environment`] that only a connection to the broker needs.
+    pub fn check_broker(&self) -> Vec<Problem> {
+        self.amqp.check_files(&self.path)
+    }
+
+    /// The part of [`Config::check_environment`] that only publishing needs.
+    pub fn check_provider(&self, env: &Environment) -> Vec<Problem> {
+        match &self.provider {
+            Provider::Aws(aws) => aws.check_environment(env, &self.path),
+            Provider::Azure(azure) => azure.credentials(env, &self.path).err().unwrap_or_default(),
+            Provider::Gcp(gcp) => gcp.check_environment(env, &self.path),
+            Provider::Container(container) => container.check_environment(env, &self.path),
+            Provider::Local(_) => Vec::new(),
+        }
+    }
+}
+
+impl Monitoring {
+    /// An empty table turns monitoring off, as in fedora-messaging.
+    fn read(table: &Table<'_>) -> Option<Option<Self>> {
+        if table.is_empty() {
+            return Some(None);
+        }
+        let address = table.optional("address", String::new(), Value::string);
+        let port = table.required("port", |value| value.integer(0..=i64::from(u16::MAX)));
+        Some(Some(Self {
+            address: address?,
+            port: port?,
+        }))
+    }
+}
+
+impl Service {
+    fn read(table: &Table<'_>, folder: &Path) -> Option<Self> {
+        let url = |key, default: &str| match table.get(key) {
+            Some(value) => value.url(),
+            None => Url::parse(default).ok(),
+        };
+        let location = |key, default: &str| match table.get(key) {
+            Some(value) => value.location(folder),
+            None => Location::remote(default).ok(),
+        };
+        let count = |key, default| table.optional(key, default, |value| value.integer(1..=i64::MAX));
+        let duration = |key, default| table.optional(key, default, Value::duration);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+
+        let datagrepper_url = url("datagrepper_url", "https://apps.fedoraproject.org/datagrepper");
+        let bodhi_url = location("bodhi_url", "https://bodhi.fedoraproject.org");
+        let release_metadata_url = location(
+            "release_metadata_url",
+            "https://fedorapeople.org/groups/qa/metadata/release.json",
+        );
+        let max_concurrent_images = count("max_concurrent_images", 4);
+        let decode_threads = count("decode_threads", processors);
+        let buffer_memory = table.optional("buffer_memory", 512 << 20, Value::size);
+        let give_up_after = duration("give_up_after", 5 * HOUR);
+        let location_patience = duration("location_patience", 30 * MINUTE);
+        let shutdown_grace = duration("shutdown_grace", Duration::from_secs(25));
+        Some(Self {
+            datagrepper_url: datagrepper_url?,
+            bodhi_url: bodhi_url?,
+            release_metadata_url: release_metadata_url?,
+            max_concurrent_images: max_concurrent_images?,
+            decode_threads: decode_threads?,
+            buffer_memory: buffer_memory?,
+            give_up_after: give_up_after?,
+            location_patience: location_patience?,
+            shutdown_grace: shutdown_grace?,
+        })
+    }
+}
+
+impl Provider {
+    /// The name of the section: `aws`, `azure`, `gcp`, `container`, or `local`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Aws(_) => "aws",
+            Self::Azure(_) => "azure",
+            Self::Gcp(_) => "gcp",
+            Self::Container(_) => "container",
+            Self::Local(_) => "local",
+        }
+    }
+
+    /// Whether notifications are sent.
+    pub fn publish_amqp_messages(&self) -> bool {
+        match self {
+            Self::Aws(aws) => aws.publish_amqp_messages,
+            Self::Azure(azure) => azure.publish_amqp_messages,
+            Self::Gcp(gcp) => gcp.publish_amqp_messages,
+            Self::Container(container) => container.publish_amqp_messages,
+            Self::Local(local) => local.publish_amqp_messages,
+        }
+    }
+
+    /// Every place an image goes to, by the name that notifications and `--location` use.
+    pub fn locations(&self) -> Vec<String> {
+        match self {
+            Self::Aws(aws) => aws.regions(),
+            Self::Azure(azure) => {
+                let regions = azure.target_regions.iter();
+                regions.map(|region| region.name.clone()).collect()
+            }
+            Self::Gcp(gcp) => gcp.storage_locations.clone(),
+            Self::Container(container) => {
+                let registries = container.registries.iter();
+                registries.map(|registry| registry.url.clone()).collect()
+            }
+            Self::Local(local) => vec![local.directory.display().to_string()],
+        }
+    }
+
+    /// Reads the one provider section. Each section that is there is read, so that its own
+    /// problems are told together with there being one too many.
+    fn read(table: &Table<'_>) -> Option<Self> {
+        let sections = [
+            section(table, "aws", |t| aws::Aws::read(t).map(Self::Aws)),
+            section(table, "azure", |t| azure::Azure::read(t).map(Self::Azure)),
+            section(table, "gcp", |t| gcp::Gcp::read(t).map(Self::Gcp)),
+            section(table, "container", |t| {
+                container::Container::read(t).map(Self::Container)
+            }),
+            section(table, "local", |t| local::Local::read(t).map(Self::Local)),
+        ];
+        let mut found: Vec<_> = sections.into_iter().flatten().collect();
+        found.sort_by_key(|(value, _)| value.line());
+        match found.as_slice() {
+            [] => {
+                table.note("no provider; expected one section of aws, azure, gcp, container, local");
+                None
+            }
+            [_] => found.pop()?.1,
+            [.., (last, _)] => {
+                let names = found.iter().map(|(value, _)| {
+                    let name = value.key().rsplit('.').next().unwrap_or_default();
+                    format!("{name} (line {})", value.line())
+                });
+                let names: Vec<_> = names.collect();
+                last.refuse(format!("exactly one provider is possible, found {}", names.join(", ")))
+            }
+        }
+    }
+}
+
+/// A section if it is there, with what could be read of it.
+fn section<'a, T>(
+    table: &Table<'a>,
+    key: &'static str,
+    read: impl FnOnce(&Table<'a>) -> Option<T>,
+) -> Option<(Value<'a>, Option<T>)> {
+    let value = table.get(key)?;
+    let section = value.table(read);
+    Some((value, section))
+}

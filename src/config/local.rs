@@ -1,0 +1,32 @@
+//! `[consumer_config.local]`: images as files in a directory. Needs no broker and no account.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::container;
+use super::reader::{Table, Value};
+
+/// Where files go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// `publish_amqp_messages`: send notifications. Default: false.
+    pub publish_amqp_messages: bool,
+    /// `directory`: made when missing. A relative path starts at the working directory.
+    pub directory: PathBuf,
+    /// `repos`: subvariant to repository, which names the OCI layout. Default: none, and a layout
+    /// is named after its subvariant.
+    pub repos: BTreeMap<String, String>,
+}
+
+impl Local {
+    pub(super) fn read(table: &Table<'_>) -> Option<Self> {
+        let publish_amqp_messages = table.optional("publish_amqp_messages", false, Value::boolean);
+        let directory = table.required("directory", Value::path);
+        let repos = table.optional("repos", BTreeMap::new(), container::repos);
+        Some(Self {
+            publish_amqp_messages: publish_amqp_messages?,
+            directory: directory?,
+            repos: repos?,
+        })
+    }
+}

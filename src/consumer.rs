@@ -1,0 +1,335 @@
+//! Delivery in, acknowledgement out: the only place that settles a delivery.
+//!
+//! The loop reconnects for ever. Work goes on while the broker is away; only what an operator has to mend ends the
+//! process, with the exit codes of the existing client.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::select_all;
+use lapin::Channel;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
+use lapin::types::AMQPValue;
+
+use crate::amqp::{Broker, Error, Subscription};
+use crate::error::{Chain, Disposition};
+use crate::message::{Message, Properties, Wish};
+use crate::monitoring::{Count, Health};
+use crate::retry::{Policy, Waits};
+use crate::work::{Held, Work};
+
+/// A broker that keeps refusing us, or has no queue any more, gets this long before the process ends.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(5 * 60);
+/// Reconnecting never waits longer than this, so that a broker that is back is used soon.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Why the daemon ended.
+#[derive(Debug)]
+pub enum End {
+    /// A signal.
+    Stopped,
+    /// The broker has to be mended first.
+    Broker {
+        /// The exit code.
+        code: u8,
+        /// What is wrong.
+        error: Error,
+    },
+}
+
+/// How a subscription ended.
+enum Closed {
+    Stopped,
+    Lost,
+    /// The broker cancelled the consumer: the queue is gone.
+    Cancelled,
+}
+
+/// Consumes until `stop` completes or the broker has to be mended.
+pub async fn consume(
+    broker: &Broker,
+    work: &mut Work,
+    health: &Arc<Health>,
+    grace: Duration,
+    stop: impl Future<Output = ()>,
+) -> End {
+    let mut stop = pin!(stop);
+    let mut waits = forever();
+    let mut epoch = 0;
+    // Since when the broker refuses what it granted before.
+    let mut refused_since: Option<Instant> = None;
+    // Whether the broker ever let us consume.
+    let mut consumed = false;
+    let mut current = None;
+    loop {
+        epoch += 1;
+        drop(current.take());
+        let closed = tokio::select! {
+            () = &mut stop => Closed::Stopped,
+            subscribed = subscribe(broker, work) => match subscribed {
+                Ok(Subscription { channel, consumers }) => {
+                    tracing::info!("consuming");
+                    (waits, refused_since, consumed) = (forever(), None, true);
+                    health.set_consuming(true);
+                    let closed = serve(&channel, consumers, work, health, epoch, &mut stop).await;
+                    health.set_consuming(false);
+                    // Without a channel nothing can be settled.
+                    current = Some(channel);
+                    closed
+                }
+                Err(error) => {
+                    if let Some(code) = exit_code(&error, consumed) {
+                        let since = *refused_since.get_or_insert_with(Instant::now);
+                        // At the start somebody is watching; later the broker may just be being mended.
+                        if !consumed || since.elapsed() >= QUEUE_PATIENCE {
+                            finish(work, health, epoch).await;
+                            return End::Broker { code, error };
+                        }
+                    }
+                    health.set_trouble(Chain(&error).to_string());
+                    tracing::warn!("failed to {}; trying again", Chain(&error));
+                    Closed::Lost
+                }
+            },
+        };
+        match closed {
+            Closed::Stopped => {
+                stopped(broker, work, health, grace, epoch).await;
+                return End::Stopped;
+            }
+            Closed::Lost => {}
+            Closed::Cancelled => {
+                tracing::warn!("the broker cancelled the consumer: the queue was deleted");
+                health.set_trouble("the queue was deleted".to_owned());
+            }
+        }
+        let wait = waits.after(crate::error::Class::TRANSIENT).unwrap_or(LONGEST_WAIT);
+        let pause = pin!(tokio::time::sleep(wait));
+        tokio::select! {
+            () = &mut stop => {
+                stopped(broker, work, health, grace, epoch).await;
+                return End::Stopped;
+            }
+            () = remember_during(work, pause) => {}
+        }
+    }
+}
+
+fn forever() -> Waits {
+    Policy {
+        longest: LONGEST_WAIT,
+        give_up_after: Duration::MAX,
+    }
+    .start()
+}
+
+/// The exit code for what an operator has to mend; `None` for what passes.
+fn exit_code(error: &Error, consumed: bool) -> Option<u8> {
+    match error {
+        Error::Certificate { .. } => Some(2),
+        Error::Declare { .. } | Error::Bind { .. } if !error.is_lost_connection() => {
+            Some(if consumed { 12 } else { 10 })
+        }
+        Error::Refused { .. } => Some(14),
+        Error::Consume { .. } if !error.is_lost_connection() => Some(15),
+        Error::Away { .. }
+        | Error::Silent { .. }
+        | Error::Channel(_)
+        | Error::Declare { .. }
+        | Error::Bind { .. }
+        | Error::Consume { .. }
+        | Error::Publish { .. }
+        | Error::Forbidden { .. }
+        | Error::Rejected { .. }
+        | Error::Unconfirmed { .. } => None,
+    }
+}
+
+/// Subscribing, while outcomes of work that ends meanwhile are kept.
+async fn subscribe(broker: &Broker, work: &mut Work) -> Result<Subscription, Error> {
+    let mut subscribing = pin!(broker.subscribe());
+    loop {
+        tokio::select! {
+            subscribed = &mut subscribing => return subscribed,
+            finished = work.next() => {
+                work.remember(finished.compose, finished.disposition);
+            }
+        }
+    }
+}
+
+/// Outcomes of work that ends while there is no broker are kept for the message that comes back.
+async fn remember_during(work: &mut Work, mut pause: std::pin::Pin<&mut tokio::time::Sleep>) {
+    loop {
+        tokio::select! {
+            () = &mut pause => return,
+            finished = work.next() => {
+                work.remember(finished.compose, finished.disposition);
+            }
+        }
+    }
+}
+
+/// Takes deliveries and settles those whose work has ended, until the subscription ends.
+async fn serve(
+    channel: &Channel,
+    consumers: Vec<lapin::Consumer>,
+    work: &mut Work,
+    health: &Health,
+    epoch: u64,
+    stop: &mut (impl Future<Output = ()> + Unpin),
+) -> Closed {
+    let tags: Vec<_> = consumers.iter().map(lapin::Consumer::tag).collect();
+    // A consumer's stream ends when the broker cancels it, and the others' do not.
+    let ends = consumers
+        .into_iter()
+        .map(|consumer| consumer.map(Some).chain(futures_util::stream::iter([None])));
+    let mut deliveries = select_all(ends.map(Box::pin));
+    loop {
+        tokio::select! {
+            () = &mut *stop => {
+                for tag in tags {
+                    // The channel may be gone already; then there is nothing to cancel.
+                    let _ = channel.basic_cancel(tag, BasicCancelOptions::default()).await;
+                }
+                return Closed::Stopped;
+            }
+            finished = work.next() => {
+                let mut settled = false;
+                for held in &finished.held {
+                    settled |= held.epoch == epoch && settle(&held.delivery, finished.disposition, health).await;
+                }
+                if !settled {
+                    work.remember(finished.compose, finished.disposition);
+                }
+            }
+            delivery = deliveries.next() => match delivery {
+                Some(Some(Ok(delivery))) => receive(delivery, work, health, epoch).await,
+                Some(Some(Err(error))) => {
+                    tracing::warn!("lost the broker: {}", Chain(&error));
+                    health.set_trouble(format!("the broker is gone: {}", Chain(&error)));
+                    return Closed::Lost;
+                }
+                Some(None) | None if channel.status().connected() => return Closed::Cancelled,
+                Some(None) | None => return Closed::Lost,
+            },
+        }
+    }
+}
+
+/// Settles at once what concerns nobody; everything else joins the work on its compose.
+async fn receive(delivery: Delivery, work: &mut Work, health: &Health, epoch: u64) {
+    health.count(Count::Received);
+    let id = delivery
+        .properties
+        .message_id()
+        .as_ref()
+        .map_or_else(String::new, ToString::to_string);
+    match wish(&delivery) {
+        Ok(Wish::Nothing(reason)) => {
+            tracing::debug!(id, "nothing to do: {reason}");
+            metrics::counter!("uploader_ignored_messages_total").increment(1);
+            settle(&delivery, Disposition::Ack, health).await;
+        }
+        Ok(Wish::Publish(request)) => {
+            let compose = request.compose.to_string();
+            tracing::info!(
+                id,
+                compose,
+                redelivered = delivery.redelivered,
+                "message {id}: {compose} has finished"
+            );
+            let redelivered = delivery.redelivered;
+            if let Some((held, disposition)) = work.join(request, Held { delivery, epoch }, redelivered) {
+                settle(&held.delivery, disposition, health).await;
+            }
+        }
+        Err(error) => {
+            tracing::error!(id, "dropped message {id:?}: failed to {}", Chain(&error));
+            settle(&delivery, Disposition::Drop, health).await;
+        }
+    }
+}
+
+fn wish(delivery: &Delivery) -> Result<Wish, crate::message::Error> {
+    let severity = delivery.properties.headers().as_ref().and_then(|headers| {
+        match headers.inner().get("fedora_messaging_severity")? {
+            AMQPValue::ShortShortInt(value) => Some(i64::from(*value)),
+            AMQPValue::ShortShortUInt(value) => Some(i64::from(*value)),
+            AMQPValue::ShortInt(value) => Some(i64::from(*value)),
+            AMQPValue::ShortUInt(value) => Some(i64::from(*value)),
+            AMQPValue::LongInt(value) => Some(i64::from(*value)),
+            AMQPValue::LongUInt(value) => Some(i64::from(*value)),
+            AMQPValue::LongLongInt(value) => Some(*value),
+            // Another type is as good as none: the existing client tolerates what is missing.
+            _ => None,
+        }
+    });
+    let text = |value: &Option<lapin::types::ShortString>| value.as_ref().map(|text| text.as_str().to_owned());
+    let (message_id, encoding) = (
+        text(delivery.properties.message_id()),
+        text(delivery.properties.content_encoding()),
+    );
+    let properties = Properties {
+        message_id: message_id.as_deref(),
+        content_encoding: encoding.as_deref(),
+        severity,
+    };
+    Message::of_delivery(delivery.routing_key.as_str(), &properties, &delivery.data)?.wish(None)
+}
+
+/// Whether the broker was told; if not, it delivers the message again.
+async fn settle(delivery: &Delivery, disposition: Disposition, health: &Health) -> bool {
+    let (count, outcome) = match disposition {
+        Disposition::Ack => (Count::Processed, delivery.ack(BasicAckOptions::default()).await),
+        Disposition::Drop => {
+            let options = BasicNackOptions {
+                multiple: false,
+                requeue: false,
+            };
+            (Count::Dropped, delivery.nack(options).await)
+        }
+        Disposition::Requeue => {
+            let options = BasicNackOptions {
+                multiple: false,
+                requeue: true,
+            };
+            (Count::Rejected, delivery.nack(options).await)
+        }
+    };
+    match outcome {
+        Ok(true) => {
+            health.count(count);
+            true
+        }
+        Ok(false) => false,
+        Err(error) => {
+            tracing::warn!("a delivery could not be settled and will come again: {}", Chain(&error));
+            false
+        }
+    }
+}
+
+/// Waits for the work in hand, whose images would otherwise have to be begun again.
+async fn finish(work: &mut Work, health: &Health, epoch: u64) {
+    while !work.is_empty() {
+        let finished = work.next().await;
+        for held in finished.held.iter().filter(|held| held.epoch == epoch) {
+            settle(&held.delivery, finished.disposition, health).await;
+        }
+    }
+}
+
+/// Takes nothing new, gives the work in hand `grace` to end, and leaves the rest to redelivery.
+async fn stopped(broker: &Broker, work: &mut Work, health: &Health, grace: Duration, epoch: u64) {
+    if !work.is_empty() {
+        tracing::info!(composes = work.len(), "stopping: waiting for the work in hand");
+        // Running out of time is the normal way to end with large images.
+        let _ = tokio::time::timeout(grace, finish(work, health, epoch)).await;
+    }
+    work.abandon();
+    broker.close().await;
+}

@@ -1,0 +1,124 @@
+//! Failures by what can be done about them, and what becomes of a delivery.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+/// What can be done about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Trying again may help: throttling, a server error, a lost connection. `after` is the server's own wish
+    /// ([`Retry-After`](https://www.rfc-editor.org/rfc/rfc9110#name-retry-after)).
+    Transient {
+        /// Not before this much time has passed.
+        after: Option<Duration>,
+    },
+    /// This one deliverable cannot be published, whatever is tried: a wrong checksum, a name that is taken.
+    Deliverable,
+    /// Nothing can be published here until somebody mends it: refused credentials, a missing bucket.
+    Everything,
+}
+
+impl Class {
+    /// Transient, with no wish of the server.
+    pub const TRANSIENT: Self = Self::Transient { after: None };
+
+    /// The class of an HTTP answer that is not a success, for services without rules of their own.
+    ///
+    /// 408, 425, 429, and 5xx pass; 401, 403, and 407 need an operator; the rest is this deliverable's own.
+    #[must_use]
+    pub fn of_status(status: u16, after: Option<Duration>) -> Self {
+        match status {
+            408 | 425 | 429 | 500..=599 => Self::Transient { after },
+            401 | 403 | 407 => Self::Everything,
+            _ => Self::Deliverable,
+        }
+    }
+
+    /// Whether trying again may help.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::Transient { .. })
+    }
+}
+
+/// An error that knows what can be done about it. Every module's error enum that can reach the pipeline implements it,
+/// matching its variants without a wildcard, so that a new variant forces a choice.
+pub trait Classified: StdError + Send + Sync + 'static {
+    /// What can be done.
+    fn class(&self) -> Class;
+}
+
+/// Any module's error on its way to the pipeline.
+pub struct Failure(Box<dyn Classified>);
+
+impl Failure {
+    /// What can be done.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.0.class()
+    }
+
+    /// The error itself.
+    #[must_use]
+    pub fn error(&self) -> &(dyn StdError + 'static) {
+        &*self.0
+    }
+}
+
+impl<E: Classified> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// The whole chain, outermost first: `push fedora to quay.io: put blob sha256:…: connection reset`.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        chain(f, self.error())
+    }
+}
+
+/// Writes an error and its sources, each once, separated by colons.
+///
+/// Libraries often repeat their source in their own text; a source whose text has just been written is left out.
+fn chain(f: &mut fmt::Formatter<'_>, error: &dyn StdError) -> fmt::Result {
+    let mut written = error.to_string();
+    f.write_str(&written)?;
+    let mut next = error.source();
+    while let Some(source) = next {
+        let text = source.to_string();
+        if !written.ends_with(&text) {
+            write!(f, ": {text}")?;
+            written = text;
+        }
+        next = source.source();
+    }
+    Ok(())
+}
+
+/// An error and its sources in one line.
+pub struct Chain<'a>(pub &'a (dyn StdError + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        chain(f, self.0)
+    }
+}
+
+/// What becomes of a delivery whose work has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// Acknowledge: everything is published, or nothing was to be done.
+    Ack,
+    /// Reject without requeue, for a dead-letter exchange to catch: this will not get better by itself.
+    Drop,
+    /// Back to the queue after a pause: an operator has to mend something first.
+    Requeue,
+}

@@ -1,0 +1,220 @@
+//! The one HTTP client: time-outs, user agent, trust, and classes of its errors.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{ACCEPT, HeaderMap, RETRY_AFTER};
+use reqwest::{Certificate, Client, ClientBuilder, Identity};
+use url::Url;
+
+use crate::error::{Class, Classified};
+
+/// A server that does not take a connection for this long is not there.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A connection that says nothing for this long is dead.
+const SILENCE: Duration = Duration::from_secs(30);
+/// A call without an upload that takes longer than this has failed.
+pub const CALL: Duration = Duration::from_secs(60);
+/// More redirects than this are a loop.
+const REDIRECTS: usize = 5;
+
+/// The settings of every client: nothing hangs, everybody can see who calls, and no redirect leads from https to http.
+pub fn builder() -> ClientBuilder {
+    let redirects = reqwest::redirect::Policy::custom(|attempt| {
+        let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+        if attempt.previous().len() > REDIRECTS {
+            attempt.error("too many redirects")
+        } else if from_https && attempt.url().scheme() != "https" {
+            attempt.error("redirect from https to http")
+        } else {
+            attempt.follow()
+        }
+    });
+    Client::builder()
+        .user_agent(concat!("cloud-image-uploader/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT)
+        .read_timeout(SILENCE)
+        .tcp_keepalive(SILENCE)
+        .redirect(redirects)
+}
+
+/// A client for anybody's servers.
+///
+/// # Errors
+///
+/// When the platform's trust store cannot be read.
+pub fn client() -> Result<Client, Error> {
+    builder().build().map_err(Error::Build)
+}
+
+/// Adds a PEM file of trusted authorities.
+///
+/// # Errors
+///
+/// When the file cannot be read or is not PEM.
+pub fn trust(mut builder: ClientBuilder, path: &Path) -> Result<ClientBuilder, Error> {
+    let pem = read(path)?;
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|source| Error::Pem {
+        path: path.to_owned(),
+        source,
+    })?;
+    for certificate in certificates {
+        builder = builder.add_root_certificate(certificate);
+    }
+    Ok(builder)
+}
+
+/// A client certificate from its two PEM files.
+///
+/// # Errors
+///
+/// When a file cannot be read, or the two do not make an identity.
+pub fn identity(certificate: &Path, key: &Path) -> Result<Identity, Error> {
+    let mut pem = read(certificate)?;
+    pem.push(b'\n');
+    pem.extend(read(key)?);
+    Identity::from_pem(&pem).map_err(|source| Error::Pem {
+        path: certificate.to_owned(),
+        source,
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The class of a request that got no answer, or not all of it.
+#[must_use]
+pub fn class(error: &reqwest::Error) -> Class {
+    if error.is_builder() || error.is_redirect() {
+        Class::Deliverable
+    } else {
+        Class::TRANSIENT
+    }
+}
+
+/// How long the server asks to be left alone: seconds, or until a date.
+#[must_use]
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(value).ok()?;
+    SystemTime::from(date.timestamp())
+        .duration_since(SystemTime::now())
+        .ok()
+}
+
+/// Reads a small document into memory: one try, bounded in time and size.
+///
+/// # Errors
+///
+/// No answer, an answer that is not a success, or one longer than `limit` bytes.
+pub async fn get(http: &Client, url: &Url, limit: u64) -> Result<Vec<u8>, GetError> {
+    let lost = |source: reqwest::Error| GetError::Lost {
+        url: url.to_string(),
+        source: source.without_url(),
+    };
+    let mut response = http
+        .get(url.clone())
+        .header(ACCEPT, "application/json")
+        .timeout(CALL)
+        .send()
+        .await
+        .map_err(lost)?;
+    if !response.status().is_success() {
+        return Err(GetError::Status {
+            url: url.to_string(),
+            status: response.status().as_u16(),
+            after: retry_after(response.headers()),
+        });
+    }
+    let mut body = Vec::new();
+    while let Some(bytes) = response.chunk().await.map_err(lost)? {
+        body.extend_from_slice(&bytes);
+        if body.len() as u64 > limit {
+            return Err(GetError::TooLong {
+                url: url.to_string(),
+                limit,
+            });
+        }
+    }
+    Ok(body)
+}
+
+/// A document that could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    /// No answer, or not all of it.
+    #[error("get {url}")]
+    Lost {
+        /// What was asked for.
+        url: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// The server refused.
+    #[error("get {url}: the server answered {status}")]
+    Status {
+        /// What was asked for.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// The server's wish.
+        after: Option<Duration>,
+    },
+    /// More than anybody would write.
+    #[error("get {url}: longer than {limit} bytes")]
+    TooLong {
+        /// What was asked for.
+        url: String,
+        /// Bytes that are accepted.
+        limit: u64,
+    },
+}
+
+impl Classified for GetError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Lost { source, .. } => class(source),
+            Self::Status { status, after, .. } => Class::of_status(*status, *after),
+            Self::TooLong { .. } => Class::Deliverable,
+        }
+    }
+}
+
+/// A client that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file is missing or may not be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("use {} as certificate and key in PEM form", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// The TLS library refused its configuration.
+    #[error("set up the HTTP client")]
+    Build(#[source] reqwest::Error),
+}
+
+impl Classified for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Read { .. } | Self::Pem { .. } | Self::Build(_) => Class::Everything,
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Where documents and images are read from: a web server, or a folder of this machine.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use reqwest::Client;
+use url::Url;
+
+use crate::error::{Class, Classified};
+use crate::http::{self, GetError};
+use crate::retry::Policy;
+
+/// A base that paths are joined to, or a file below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// `http` or `https`.
+    Http(Url),
+    /// A folder or file of this machine; never from a broker.
+    Folder(PathBuf),
+}
+
+impl Location {
+    /// Reads the location a broker's message gives: http(s) only, so that nobody can have files of this machine read.
+    ///
+    /// # Errors
+    ///
+    /// Anything else, named.
+    pub fn remote(text: &str) -> Result<Self, Refused> {
+        match Url::parse(text) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Self::Http(url)),
+            Ok(_) | Err(_) => Err(Refused(text.to_owned())),
+        }
+    }
+
+    /// Reads a location an operator gives: http(s), `file:`, or a path relative to `folder`.
+    ///
+    /// # Errors
+    ///
+    /// A URL of another scheme.
+    pub fn trusted(text: &str, folder: &Path) -> Result<Self, Refused> {
+        match Url::parse(text) {
+            Ok(url) if url.scheme() == "file" => match url.to_file_path() {
+                Ok(path) => Ok(Self::Folder(path)),
+                Err(()) => Err(Refused(text.to_owned())),
+            },
+            Ok(_) => Self::remote(text),
+            Err(url::ParseError::RelativeUrlWithoutBase) if !text.is_empty() => Ok(Self::Folder(folder.join(text))),
+            Err(_) => Err(Refused(text.to_owned())),
+        }
+    }
+
+    /// A file below this location. Whoever takes `path` from outside checks before that it stays below.
+    #[must_use]
+    pub fn join(&self, path: &str) -> Self {
+        match self {
+            Self::Http(base) => {
+                let mut url = base.clone();
+                if let Ok(mut segments) = url.path_segments_mut() {
+                    segments.pop_if_empty().extend(path.split('/'));
+                }
+                Self::Http(url)
+            }
+            Self::Folder(folder) => Self::Folder(folder.join(path)),
+        }
+    }
+
+    /// Reads a small document whole. Passing failures are retried for about a minute; `what` names it in metrics.
+    ///
+    /// # Errors
+    ///
+    /// A document that is missing, cannot be read, or has more than `limit` bytes.
+    pub async fn read(&self, http: &Client, what: &str, limit: u64) -> Result<Vec<u8>, ReadError> {
+        match self {
+            Self::Http(url) => Policy::CALL
+                .run(what, GetError::class, || http::get(http, url, limit))
+                .await
+                .map_err(|error| match error {
+                    GetError::Status {
+                        url, status: 404 | 410, ..
+                    } => ReadError::Missing(url),
+                    other => ReadError::Get(other),
+                }),
+            Self::Folder(path) => read_file(path, limit).await,
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(url) => url.fmt(f),
+            Self::Folder(path) => path.display().fmt(f),
+        }
+    }
+}
+
+async fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
+    let read = async {
+        let size = tokio::fs::metadata(path).await?.len();
+        if size > limit {
+            let text = format!("it has {size} bytes, more than {limit}");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        tokio::fs::read(path).await
+    };
+    read.await.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => ReadError::Missing(path.display().to_string()),
+        _ => ReadError::File {
+            path: path.to_owned(),
+            source,
+        },
+    })
+}
+
+/// Not a place to read from.
+#[derive(Debug, thiserror::Error)]
+#[error("read from {0:?}: only http and https are accepted, and files only where an operator names them")]
+pub struct Refused(String);
+
+/// A document that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It does not exist.
+    #[error("find {0}")]
+    Missing(String),
+    /// The server did not give it.
+    #[error(transparent)]
+    Get(GetError),
+    /// A file that cannot be read.
+    #[error("read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Classified for ReadError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Missing(_) => Class::Deliverable,
+            Self::Get(error) => error.class(),
+            Self::File { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Class::Deliverable,
+            Self::File { .. } => Class::TRANSIENT,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_may_name_web_servers_only() {
+        for good in ["https://host/compose", "http://host:8080//x/compose/"] {
+            assert!(Location::remote(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "compose",
+            "/etc",
+            "file:///etc",
+            "ftp://host/x",
+            "http:",
+            "https://",
+            "data:,x",
+        ] {
+            assert!(Location::remote(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn paths_are_joined_once() {
+        for (base, expected) in [
+            ("https://host/compose", "https://host/compose/a/b.json"),
+            ("https://host/compose/", "https://host/compose/a/b.json"),
+            ("https://host/compose?x=1", "https://host/compose/a/b.json?x=1"),
+        ] {
+            assert_eq!(Location::remote(base).unwrap().join("a/b.json").to_string(), expected);
+        }
+        let odd = Location::remote("https://host/c").unwrap().join("a b/c#d?e%f");
+        assert_eq!(odd.to_string(), "https://host/c/a%20b/c%23d%3Fe%25f");
+    }
+}

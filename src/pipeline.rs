@@ -1,0 +1,220 @@
+//! The order of the steps: compose, selection, then for each deliverable stage, release, announce.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use reqwest::Client;
+use tracing::Instrument;
+
+use crate::compose::Compose;
+use crate::compose::release::{Release, Releases};
+use crate::config;
+use crate::error::{Class, Failure};
+use crate::message::Request;
+use crate::notify::{Notice, Notifier};
+use crate::provider::{Failed, Place, Provider, Publication, Task};
+use crate::report::{Broken, Published, Report};
+use crate::retry::Policy;
+use crate::select::{self, Deliverable, Only, Selection};
+use crate::source::Sources;
+
+/// A compose, ready to be published.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Its metadata.
+    pub compose: Compose,
+    /// Its release.
+    pub release: Release,
+    /// What this process publishes of it.
+    pub selection: Selection,
+}
+
+/// Everything up to the first write; what `plan` shows.
+///
+/// # Errors
+///
+/// Metadata or release data that cannot be had or understood.
+pub async fn prepare(
+    http: &Client,
+    releases: &Releases,
+    section: &config::Provider,
+    request: &Request,
+    only: Option<&Only>,
+) -> Result<Prepared, Failure> {
+    let compose = Compose::fetch(http, &request.location, &request.compose, request.label.as_deref()).await?;
+    let release = releases.of(&compose).await?;
+    let selection = select::select(section, &compose, &release, only);
+    Ok(Prepared {
+        compose,
+        release,
+        selection,
+    })
+}
+
+/// What an operator asked for beside the compose.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Only these images or repositories.
+    pub only: Option<Only>,
+    /// Change only these locations.
+    pub locations: Option<BTreeSet<String>>,
+    /// Move container tags back.
+    pub allow_older: bool,
+}
+
+/// Publishes composes to one provider.
+pub struct Pipeline {
+    /// Reads metadata.
+    pub http: Client,
+    /// Knows releases.
+    pub releases: Releases,
+    /// The provider's section.
+    pub section: config::Provider,
+    /// The provider.
+    pub provider: Arc<dyn Provider>,
+    /// Reads images.
+    pub sources: Sources,
+    /// Announces.
+    pub notifier: Notifier,
+    /// How long a failing location delays the announcement of the others.
+    pub location_patience: Duration,
+    /// How long a passing failure is retried.
+    pub give_up_after: Duration,
+    /// The configuration file, for the commands in reports.
+    pub conf: PathBuf,
+}
+
+impl Pipeline {
+    /// Publishes a compose. Whatever fails is in the report; the other deliverables are done.
+    pub async fn run(&self, request: &Request, options: &Options) -> Report {
+        let mut report = Report::new(request, &self.conf);
+        let prepared = match self.prepare(request, options.only.as_ref()).await {
+            Ok(prepared) => prepared,
+            Err(failure) => {
+                report.broken.push(Broken::compose(&failure));
+                return report;
+            }
+        };
+        for refused in prepared.selection.refused {
+            report.broken.push(Broken::compose(&refused.into()));
+        }
+        let task = Task {
+            sources: self.sources.clone(),
+            locations: options.locations.clone(),
+            allow_older: options.allow_older,
+        };
+        let deliverables = &prepared.selection.deliverables;
+        let work = deliverables.iter().map(|deliverable| {
+            let span = tracing::info_span!("publish", deliverable = deliverable.name());
+            self.publish(deliverable, &task).instrument(span)
+        });
+        for (published, broken) in join_all(work).await {
+            report.published.push(published);
+            report.broken.extend(broken);
+        }
+        report
+    }
+
+    async fn prepare(&self, request: &Request, only: Option<&Only>) -> Result<Prepared, Failure> {
+        Policy::work(self.give_up_after)
+            .run("compose", Failure::class, || async {
+                prepare(&self.http, &self.releases, &self.section, request, only).await
+            })
+            .await
+    }
+
+    /// Rounds of stage and release until every location has the deliverable, has failed for good, or time is up.
+    /// What is done stays done: each round looks first.
+    async fn publish(&self, deliverable: &Deliverable, task: &Task) -> (Published, Vec<Broken>) {
+        let mut waits = Policy::work(self.give_up_after).start();
+        let mut broken: Vec<Broken> = Vec::new();
+        let mut task = task.clone();
+        let mut announced: Option<Vec<Place>> = None;
+        let started = Instant::now();
+        loop {
+            let (publication, pending) = match self.round(deliverable, &task).await {
+                Ok(mut publication) => {
+                    let failed = std::mem::take(&mut publication.failed);
+                    let (passing, lasting): (Vec<_>, Vec<_>) =
+                        failed.into_iter().partition(|f| f.failure.class().is_transient());
+                    for Failed { location, failure } in lasting {
+                        broken.push(Broken::location(deliverable, &location, &failure));
+                        exclude(&mut task, deliverable, &location);
+                    }
+                    (publication, passing)
+                }
+                Err(failure) if failure.class().is_transient() => {
+                    let whole = Failed {
+                        location: String::new(),
+                        failure,
+                    };
+                    (Publication::default(), vec![whole])
+                }
+                Err(failure) => {
+                    broken.push(Broken::deliverable(deliverable, &failure));
+                    return (Published::new(deliverable, announced, Vec::new()), broken);
+                }
+            };
+            let wait = pending
+                .iter()
+                .map(|failed| failed.failure.class())
+                .max_by_key(asked)
+                .and_then(|class| waits.after(class));
+            let patient = wait.is_some() && started.elapsed() < self.location_patience;
+            if !publication.places.is_empty() && !patient && announced.as_ref() != Some(&publication.places) {
+                let notice = Notice::of(deliverable, &publication.places);
+                match self.notifier.send(&notice, Policy::work(self.give_up_after)).await {
+                    Ok(()) => announced = Some(publication.places.clone()),
+                    Err(error) => {
+                        broken.push(Broken::deliverable(deliverable, &error.into()));
+                        return (
+                            Published::new(deliverable, Some(publication.places), publication.superseded),
+                            broken,
+                        );
+                    }
+                }
+            }
+            let Some(wait) = wait else {
+                broken.extend(pending.iter().map(|failed| match failed.location.as_str() {
+                    "" => Broken::deliverable(deliverable, &failed.failure),
+                    location => Broken::location(deliverable, location, &failed.failure),
+                }));
+                return (Published::new(deliverable, announced, publication.superseded), broken);
+            };
+            for failed in &pending {
+                tracing::warn!(
+                    location = failed.location,
+                    wait_ms = wait.as_millis(),
+                    "failed to {}; trying again",
+                    failed.failure
+                );
+            }
+            // Wake up for the announcement that a failing location may not delay any longer.
+            let patience = self.location_patience.saturating_sub(started.elapsed());
+            let until_announcement = announced.is_none() && !publication.places.is_empty() && !patience.is_zero();
+            tokio::time::sleep(if until_announcement { wait.min(patience) } else { wait }).await;
+        }
+    }
+
+    async fn round(&self, deliverable: &Deliverable, task: &Task) -> Result<Publication, Failure> {
+        let staged = self.provider.stage(deliverable, task).await?;
+        self.provider.release(deliverable, staged, task).await
+    }
+}
+
+/// Orders passing failures by how long the server wants to be left alone.
+fn asked(class: &Class) -> Option<Duration> {
+    match class {
+        Class::Transient { after } => *after,
+        Class::Deliverable | Class::Everything => None,
+    }
+}
+
+/// A location that failed for good is not tried again in later rounds.
+fn exclude(task: &mut Task, deliverable: &Deliverable, location: &str) {
+    let all = || deliverable.locations.iter().cloned().collect();
+    task.locations.get_or_insert_with(all).remove(location);
+}

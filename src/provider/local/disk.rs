@@ -1,0 +1,124 @@
+//! Disks: sparse files, verified, renamed when complete.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use tokio::sync::mpsc;
+
+use super::{Error, at, beside};
+use crate::error::Failure;
+use crate::provider::{Mark, Origin, Task};
+use crate::select::Deliverable;
+use crate::source::{Chunk, Content, Form};
+
+/// Pieces that wait for the file system.
+const QUEUE: usize = 4;
+
+/// Writes the disk under a temporary name, unless it is there.
+pub(super) async fn stage(path: &Path, deliverable: &Deliverable, task: &Task) -> Result<Origin, Failure> {
+    let image = &deliverable.images[0];
+    if is_live(path, &image.sha256)? {
+        return Ok(Origin::Found);
+    }
+    let staged = staged(path, &image.sha256);
+    if staged.try_exists().map_err(at(&staged))? {
+        return Ok(Origin::Created);
+    }
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder).map_err(at(folder))?;
+    let partial = beside(path, "partial");
+    let written = write(&partial, task.source(image), image.size).await;
+    if let Err(failure) = written {
+        // A leftover is overwritten by the next attempt; failing to remove it must not hide the cause.
+        if let Err(error) = fs::remove_file(&partial)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "could not remove {}", partial.display());
+        }
+        return Err(failure);
+    }
+    fs::rename(&partial, &staged).map_err(at(&staged))?;
+    Ok(Origin::Created)
+}
+
+/// Gives the disk its name.
+pub(super) fn release(path: &Path, deliverable: &Deliverable) -> Result<(), Error> {
+    let image = &deliverable.images[0];
+    if is_live(path, &image.sha256)? {
+        return Ok(());
+    }
+    let mark = mark_of(path);
+    let text = serde_json::json!(deliverable.mark(Some(image)).encode(""));
+    fs::write(&mark, format!("{text:#}\n")).map_err(at(&mark))?;
+    fs::rename(staged(path, &image.sha256), path).map_err(at(path))
+}
+
+/// Whether the disk is there and made of this image.
+fn is_live(path: &Path, sha256: &str) -> Result<bool, Error> {
+    if !path.try_exists().map_err(at(path))? {
+        return Ok(false);
+    }
+    let mark = mark_of(path);
+    let values: BTreeMap<String, String> = match fs::read(&mark) {
+        Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+        Err(error) => return Err(at(&mark)(error)),
+    };
+    let found = Mark::decode("", &values).and_then(|mark| mark.image_sha256);
+    if found.as_deref() == Some(sha256) {
+        return Ok(true);
+    }
+    Err(Error::Taken {
+        path: path.to_owned(),
+        found: found.unwrap_or_else(|| "something without a mark".to_owned()),
+        expected: sha256.to_owned(),
+    })
+}
+
+/// The digest in the name says what it is made of, so that another process can go on with it.
+fn staged(path: &Path, sha256: &str) -> PathBuf {
+    beside(path, &format!("{sha256}.staged"))
+}
+
+fn mark_of(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{name}.mark.json"))
+}
+
+async fn write(path: &Path, source: crate::source::Source, stored: u64) -> Result<(), Failure> {
+    let mut chunks = source.open(Form::Decompressed).await?;
+    tracing::info!(stored_bytes = stored, "writing {}", path.display());
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let file = path.to_owned();
+    let writer = tokio::task::spawn_blocking(move || write_chunks(&file, receiver));
+    let mut complete = true;
+    while let Some(chunk) = chunks.next().await? {
+        if sender.send(chunk).await.is_err() {
+            // The writer says why.
+            complete = false;
+            break;
+        }
+    }
+    drop(sender);
+    let interrupted = || Error::Interrupted(path.to_owned());
+    writer.await.map_err(|_| interrupted())?.map_err(at(path))?;
+    if complete { Ok(()) } else { Err(interrupted().into()) }
+}
+
+/// Holes are left out of the file; the file system reads them as zeros.
+fn write_chunks(path: &Path, mut chunks: mpsc::Receiver<Chunk>) -> io::Result<()> {
+    let file = File::create(path)?;
+    let mut size = 0;
+    while let Some(Chunk { offset, content }) = chunks.blocking_recv() {
+        size = offset + content.len() as u64;
+        if let Content::Data(bytes) = content {
+            metrics::counter!("uploader_uploaded_bytes_total", "provider" => "local").increment(bytes.len() as u64);
+            file.write_all_at(&bytes, offset)?;
+        }
+    }
+    file.set_len(size)?;
+    file.sync_all()
+}

@@ -1,0 +1,215 @@
+//! What became of a compose: for the log, for the operator, and for the delivery.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Class, Disposition, Failure};
+use crate::message::Request;
+use crate::provider::{Origin, Place, Superseded};
+use crate::select::Deliverable;
+
+/// What became of a compose.
+#[derive(Debug)]
+pub struct Report {
+    /// The compose.
+    pub compose: String,
+    /// What is live now.
+    pub published: Vec<Published>,
+    /// What failed.
+    pub broken: Vec<Broken>,
+    conf: PathBuf,
+    arguments: Vec<String>,
+}
+
+/// What became of a deliverable.
+#[derive(Debug)]
+pub struct Published {
+    /// Its name.
+    pub deliverable: String,
+    /// Where it is live.
+    pub places: Vec<Place>,
+    /// Where something newer is.
+    pub superseded: Vec<Superseded>,
+}
+
+/// Something that failed.
+#[derive(Debug)]
+pub struct Broken {
+    /// The deliverable's name; the whole compose when `None`.
+    pub deliverable: Option<String>,
+    /// The location; all when `None`.
+    pub location: Option<String>,
+    /// Reads after "failed to".
+    pub what: String,
+    /// What can be done.
+    pub class: Class,
+    /// A pattern for `--only` that selects the deliverable.
+    only: Option<String>,
+}
+
+impl Published {
+    /// `places` are where it is live.
+    #[must_use]
+    pub fn new(deliverable: &Deliverable, places: Option<Vec<Place>>, superseded: Vec<Superseded>) -> Self {
+        Self {
+            deliverable: deliverable.name(),
+            places: places.unwrap_or_default(),
+            superseded,
+        }
+    }
+
+    /// One word for a table: whether anything was done.
+    #[must_use]
+    pub fn outcome(&self) -> &'static str {
+        match (&self.places[..], &self.superseded[..]) {
+            ([], []) => "failed",
+            ([], _) => "superseded",
+            (places, _) if places.iter().all(|place| place.origin == Origin::Found) => "was there",
+            _ => "published",
+        }
+    }
+}
+
+impl Broken {
+    /// The compose could not be read.
+    #[must_use]
+    pub fn compose(failure: &Failure) -> Self {
+        Self {
+            deliverable: None,
+            location: None,
+            what: failure.to_string(),
+            class: failure.class(),
+            only: None,
+        }
+    }
+
+    /// A deliverable failed everywhere.
+    #[must_use]
+    pub fn deliverable(deliverable: &Deliverable, failure: &Failure) -> Self {
+        Self {
+            deliverable: Some(deliverable.name()),
+            location: None,
+            what: failure.to_string(),
+            class: failure.class(),
+            only: Some(deliverable.images[0].path.clone()),
+        }
+    }
+
+    /// A deliverable failed in one location.
+    #[must_use]
+    pub fn location(deliverable: &Deliverable, location: &str, failure: &Failure) -> Self {
+        Self {
+            location: Some(location.to_owned()),
+            ..Self::deliverable(deliverable, failure)
+        }
+    }
+}
+
+impl Report {
+    /// Nothing done yet.
+    #[must_use]
+    pub fn new(request: &Request, conf: &Path) -> Self {
+        Self {
+            compose: request.compose.to_string(),
+            published: Vec::new(),
+            broken: Vec::new(),
+            conf: conf.to_owned(),
+            arguments: request.origin.arguments(),
+        }
+    }
+
+    /// What becomes of the deliveries that asked for it.
+    #[must_use]
+    pub fn disposition(&self) -> Disposition {
+        let has = |class| self.broken.iter().any(|broken| broken.class == class);
+        if has(Class::Everything) {
+            Disposition::Requeue
+        } else if self.broken.is_empty() {
+            Disposition::Ack
+        } else {
+            Disposition::Drop
+        }
+    }
+
+    /// Writes what became of it to the log: once, here, whatever was tried before.
+    pub fn log(&self) {
+        self.log_published();
+        self.log_failures();
+    }
+
+    /// Writes what failed to the log, a line each.
+    pub fn log_failures(&self) {
+        for line in self.failures() {
+            tracing::error!("{line}");
+        }
+    }
+
+    /// Writes what is live to the log.
+    pub fn log_published(&self) {
+        for published in &self.published {
+            let deliverable = &published.deliverable;
+            for superseded in &published.superseded {
+                let Superseded { location, by } = superseded;
+                tracing::warn!(
+                    deliverable,
+                    location,
+                    by,
+                    "{location} has a newer {deliverable}, of {by}"
+                );
+            }
+            if !published.places.is_empty() {
+                let places: Vec<_> = published.places.iter().map(|place| place.location.as_str()).collect();
+                let (outcome, places) = (published.outcome(), places.join(", "));
+                tracing::info!(deliverable, outcome, places, "{deliverable}: {outcome} in {places}");
+            }
+        }
+        if self.published.is_empty() && self.broken.is_empty() {
+            tracing::info!("{} has nothing for this provider", self.compose);
+        }
+    }
+
+    /// The failures as lines for people, each with the command that repairs it.
+    #[must_use]
+    pub fn failures(&self) -> Vec<String> {
+        self.broken.iter().map(|broken| self.failure(broken)).collect()
+    }
+
+    fn failure(&self, broken: &Broken) -> String {
+        let mut line = String::from("failed to ");
+        match (&broken.deliverable, &broken.location) {
+            (Some(name), Some(location)) => drop(write!(line, "publish {name} to {location}: ")),
+            (Some(name), None) => drop(write!(line, "publish {name}: ")),
+            (None, _) => drop(write!(line, "publish {}: ", self.compose)),
+        }
+        let _ = write!(line, "{}; repair: {}", broken.what, self.repair(broken));
+        line
+    }
+
+    /// The command that does just what failed.
+    #[must_use]
+    pub fn repair(&self, broken: &Broken) -> String {
+        let mut words = vec![
+            "cloud-image-uploader".to_owned(),
+            "--conf".to_owned(),
+            self.conf.display().to_string(),
+            "reconsume".to_owned(),
+        ];
+        words.extend(self.arguments.iter().cloned());
+        for (option, value) in [("--only", &broken.only), ("--location", &broken.location)] {
+            if let Some(value) = value {
+                words.extend([option.to_owned(), value.clone()]);
+            }
+        }
+        words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// A word as a shell reads it back.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

@@ -1,0 +1,327 @@
+//! An image as verified bytes.
+//!
+//! One ordered GET per image; size and SHA-256 are checked as the stored bytes pass, and decoding happens on a thread of
+//! its own. A stream ends well only if every check passed: a wrong byte arrives as an error *instead of* the end, so
+//! nothing may be registered before the end was seen. No temporary file is written.
+
+mod decompress;
+mod download;
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream;
+use reqwest::Client;
+use tokio::io::AsyncRead;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::io::StreamReader;
+
+use crate::compose::Image;
+use crate::error::{Class, Classified};
+use crate::http;
+use crate::telemetry::progress::Board;
+
+/// Size of a decoded piece. The block size of
+/// [EBS direct](https://docs.aws.amazon.com/ebs/latest/userguide/ebs-accessing-snapshot.html), and small enough to find
+/// the holes of a disk.
+pub const CHUNK: usize = 512 << 10;
+/// Decoded pieces that wait for the target.
+const DECODED_QUEUE: usize = 8;
+/// What one image in flight holds at most, without the decoder's dictionary: both queues, and a piece at each end.
+const IMAGE_MEMORY: u64 = 16 << 20;
+
+/// The form in which a target takes an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The bytes of the file in the compose.
+    Stored,
+    /// Without compression, whatever it was: told by the first bytes, never by the name.
+    Decompressed,
+}
+
+/// A piece of an image and its place in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Distance from the image's first byte.
+    pub offset: u64,
+    /// What is there.
+    pub content: Content,
+}
+
+/// What a piece consists of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// These bytes.
+    Data(Bytes),
+    /// This many zeros; a sparse target need not be sent any.
+    Hole(usize),
+}
+
+impl Content {
+    /// Bytes of the image it stands for.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Data(bytes) => bytes.len(),
+            Self::Hole(len) => *len,
+        }
+    }
+
+    /// Whether it stands for nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Opens images, a bounded number at a time, first come, first served.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    http: Client,
+    board: Board,
+    slots: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+}
+
+impl Sources {
+    /// At most `images` are open at once, holding at most `memory` bytes between them.
+    #[must_use]
+    pub fn new(http: Client, board: Board, images: usize, memory: u64) -> Self {
+        let at_once = usize::try_from(memory / IMAGE_MEMORY)
+            .unwrap_or(usize::MAX)
+            .clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            http,
+            board,
+            slots: Arc::new(Semaphore::new(images)),
+            memory: Arc::new(Semaphore::new(at_once)),
+        }
+    }
+
+    /// An image to be opened.
+    #[must_use]
+    pub fn source(&self, image: &Image) -> Source {
+        Source {
+            image: image.clone(),
+            sources: self.clone(),
+        }
+    }
+}
+
+/// One image. It may be opened again for another attempt.
+#[derive(Debug, Clone)]
+pub struct Source {
+    image: Image,
+    sources: Sources,
+}
+
+impl Source {
+    /// The image's name and what is known of it.
+    #[must_use]
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Starts reading, as soon as fewer images than allowed are being read.
+    ///
+    /// # Errors
+    ///
+    /// An image that cannot be had at all; what goes wrong later comes out of the stream.
+    pub async fn open(&self, form: Form) -> Result<Chunks, Error> {
+        let closed = |_| Error::Interrupted(self.image.path.clone());
+        let slot = self.sources.slots.clone().acquire_owned().await.map_err(closed)?;
+        let memory = self.sources.memory.clone().acquire_owned().await.map_err(closed)?;
+        let line = self.sources.board.start(&self.image.path, self.image.size);
+        let stored = download::start(self.sources.http.clone(), self.image.clone(), line);
+        let pieces = match form {
+            Form::Stored => Pieces::Stored(stored),
+            Form::Decompressed => Pieces::Decoded(decompress::start(&self.image.path, stored)?),
+        };
+        Ok(Chunks {
+            path: self.image.path.clone(),
+            offset: 0,
+            pieces,
+            ended: false,
+            _permits: [slot, memory],
+        })
+    }
+}
+
+/// A stage's output: pieces in order, then `End` if every check passed, or an error.
+type Receiver<T> = mpsc::Receiver<Result<Piece<T>, Error>>;
+type Sender<T> = mpsc::Sender<Result<Piece<T>, Error>>;
+
+#[derive(Debug)]
+enum Piece<T> {
+    Next(T),
+    /// Everything was read and verified. A channel that closes without it was abandoned.
+    End,
+}
+
+#[derive(Debug)]
+enum Pieces {
+    Stored(Receiver<Bytes>),
+    Decoded(Receiver<Content>),
+}
+
+/// The pieces of an image, in order. Dropping it stops the download.
+#[derive(Debug)]
+pub struct Chunks {
+    path: String,
+    offset: u64,
+    pieces: Pieces,
+    ended: bool,
+    _permits: [OwnedSemaphorePermit; 2],
+}
+
+impl Chunks {
+    /// The next piece; `None` once the image is complete and verified.
+    ///
+    /// # Errors
+    ///
+    /// The image cannot be read, or is not what the metadata says. Nothing of what came before may be used then.
+    pub async fn next(&mut self) -> Result<Option<Chunk>, Error> {
+        if self.ended {
+            return Ok(None);
+        }
+        let piece = match &mut self.pieces {
+            Pieces::Stored(pieces) => pieces.recv().await.map(|piece| {
+                piece.map(|piece| match piece {
+                    Piece::Next(bytes) => Some(Content::Data(bytes)),
+                    Piece::End => None,
+                })
+            }),
+            Pieces::Decoded(pieces) => pieces.recv().await.map(|piece| {
+                piece.map(|piece| match piece {
+                    Piece::Next(content) => Some(content),
+                    Piece::End => None,
+                })
+            }),
+        };
+        let Some(content) = piece.unwrap_or_else(|| Err(Error::Interrupted(self.path.clone())))? else {
+            self.ended = true;
+            return Ok(None);
+        };
+        let chunk = Chunk {
+            offset: self.offset,
+            content,
+        };
+        self.offset += chunk.content.len() as u64;
+        Ok(Some(chunk))
+    }
+
+    /// The pieces as one stream of bytes, holes written out. An [`Error`] of the source is the inner error of the
+    /// [`io::Error`].
+    pub fn into_read(self) -> impl AsyncRead + Send + Unpin {
+        static ZEROS: [u8; CHUNK] = [0; CHUNK];
+        let pieces = stream::unfold(self, |mut chunks| async move {
+            let content = match chunks.next().await {
+                Ok(None) => return None,
+                Ok(Some(chunk)) => Ok(match chunk.content {
+                    Content::Data(bytes) => bytes,
+                    Content::Hole(len) => Bytes::from_static(&ZEROS[..len]),
+                }),
+                Err(error) => Err(io::Error::other(error)),
+            };
+            Some((content, chunks))
+        });
+        StreamReader::new(Box::pin(pieces))
+    }
+}
+
+/// An image that cannot be read, or is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server refused.
+    #[error("read {path}: the server answered {status}")]
+    Status {
+        /// The image.
+        path: String,
+        /// The HTTP status.
+        status: u16,
+        /// The server's wish.
+        after: Option<std::time::Duration>,
+    },
+    /// The connection broke again and again.
+    #[error("read {path}: stopped after {read} of {size} bytes")]
+    Broken {
+        /// The image.
+        path: String,
+        /// Bytes that arrived.
+        read: u64,
+        /// Bytes it has.
+        size: u64,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// The server has another file now than when reading began.
+    #[error("read {path}: the file changed while it was read")]
+    Changed {
+        /// The image.
+        path: String,
+    },
+    /// A file of this machine cannot be read.
+    #[error("read {path}")]
+    File {
+        /// The image.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// More or less than the metadata says.
+    #[error("verify {path}: it has {found} bytes, and {expected} according to the metadata")]
+    Size {
+        /// The image.
+        path: String,
+        /// According to the metadata.
+        expected: u64,
+        /// As found; "more than" is counted as one more.
+        found: u64,
+    },
+    /// Other bytes than the metadata says.
+    #[error("verify {path}: its SHA-256 is {found}, and {expected} according to the metadata")]
+    Checksum {
+        /// The image.
+        path: String,
+        /// According to the metadata.
+        expected: String,
+        /// As found.
+        found: String,
+    },
+    /// The bytes are those of the metadata, but do not decode.
+    #[error("decompress {path} as {format}")]
+    Malformed {
+        /// The image.
+        path: String,
+        /// As told by its first bytes.
+        format: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// No thread could be started.
+    #[error("start a decoder for {path}")]
+    Thread {
+        /// The image.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process is ending.
+    #[error("read {0}: interrupted")]
+    Interrupted(String),
+}
+
+impl Classified for Error {
+    fn class(&self) -> Class {
+        match self {
+            // Whoever may not read an image of a public compose host will not be let in by waiting or by an operator.
+            Self::Status { status: 401 | 403, .. } => Class::Deliverable,
+            Self::Status { status, after, .. } => Class::of_status(*status, *after),
+            Self::Broken { source, .. } => http::class(source),
+            Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound => Class::Deliverable,
+            Self::Changed { .. } | Self::File { .. } | Self::Thread { .. } | Self::Interrupted(_) => Class::TRANSIENT,
+            Self::Size { .. } | Self::Checksum { .. } | Self::Malformed { .. } => Class::Deliverable,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Which tags are moved, and what becomes of former architectures.
+
+use cloud_image_uploader::error::Class;
+use cloud_image_uploader::provider::{Origin, Provider};
+use cloud_image_uploader_test_support::archive::xz;
+use cloud_image_uploader_test_support::registry::Registry;
+use cloud_image_uploader_test_support::skopeo::Skopeo;
+use serde_json::Value;
+
+use crate::world::*;
+
+fn architectures(index: &Value) -> Vec<&str> {
+    let entries = index["manifests"].as_array().unwrap();
+    entries
+        .iter()
+        .map(|entry| entry["platform"]["architecture"].as_str().unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_goes_back_only_on_demand() {
+    let registry = Registry::open().await.unwrap();
+    let entry = Entry::of(&registry);
+    let (section, provider) = provider(&[&entry]);
+    let folder = tempfile::tempdir().unwrap();
+    let newer_id = "Fedora-Container-43-20251101.0";
+    let newer = deliverable(&section, folder.path(), newer_id, vec![x86("new")]).await;
+    let older = deliverable(&section, folder.path(), FIRST, vec![x86("old")]).await;
+    let first = publish(&provider, &newer, &task()).await.unwrap();
+    let writes = registry.writes().await.unwrap().len();
+
+    let refused = publish(&provider, &older, &task()).await.unwrap();
+    assert!(refused.places.is_empty());
+    assert_eq!(
+        (
+            refused.superseded[0].location.as_str(),
+            refused.superseded[0].by.as_str()
+        ),
+        (entry.url.as_str(), newer_id)
+    );
+    assert_eq!(registry.writes().await.unwrap().len(), writes);
+
+    let back = cloud_image_uploader::provider::Task {
+        allow_older: true,
+        ..task()
+    };
+    let moved = publish(&provider, &older, &back).await.unwrap();
+    let skopeo = Skopeo::new(&registry).unwrap();
+    assert_ne!(moved.places[0].id, first.places[0].id);
+    assert_eq!(
+        skopeo.digest(&format!("{FULL}:latest")).await.unwrap(),
+        moved.places[0].id
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_compose_that_comes_in_between_stays() {
+    let registry = Registry::open().await.unwrap();
+    let (section, provider) = provider(&[&Entry::of(&registry)]);
+    let folder = tempfile::tempdir().unwrap();
+    let older = deliverable(&section, folder.path(), FIRST, vec![x86("old")]).await;
+    let newer = deliverable(&section, folder.path(), "Fedora-43-20251024.0", vec![x86("new")]).await;
+    let staged = provider.stage(&older, &task()).await.unwrap();
+    let published = publish(&provider, &newer, &task()).await.unwrap();
+    let late = provider.release(&older, staged, &task()).await.unwrap();
+    assert!(late.places.is_empty());
+    assert_eq!(late.superseded[0].by, "Fedora-43-20251024.0");
+    let skopeo = Skopeo::new(&registry).unwrap();
+    assert_eq!(
+        skopeo.digest(&format!("{FULL}:43")).await.unwrap(),
+        published.places[0].id
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_architecture_is_kept_for_a_while() {
+    let registry = Registry::open().await.unwrap();
+    let (section, provider) = provider(&[&Entry::of(&registry)]);
+    let folder = tempfile::tempdir().unwrap();
+    let skopeo = Skopeo::new(&registry).unwrap();
+    let compose = async |id: &str, seed: &str, rows| {
+        let deliverable = deliverable(&section, folder.path(), id, rows).await;
+        let publication = publish(&provider, &deliverable, &task()).await.unwrap();
+        assert_eq!(publication.places.len(), 1, "{seed}: {publication:?}");
+        skopeo.inspect(&format!("{FULL}:43")).await.unwrap()
+    };
+    let first = compose("Fedora-43-20251001.0", "a", both("a")).await;
+    let second = compose("Fedora-43-20251008.0", "b", vec![x86("b")]).await;
+    assert_eq!(architectures(&second), ["arm64", "amd64"]);
+    assert_eq!(
+        second["manifests"][0], first["manifests"][0],
+        "the kept entry keeps its annotations"
+    );
+    // Fourteen days after the first compose it may stay; one day later it goes.
+    let third = compose("Fedora-43-20251015.0", "c", vec![x86("c")]).await;
+    assert_eq!(architectures(&third), ["arm64", "amd64"]);
+    let fourth = compose("Fedora-43-20251016.0", "d", vec![x86("d")]).await;
+    assert_eq!(architectures(&fourth), ["amd64"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_former_services_tags_are_taken_over() {
+    let registry = Registry::open().await.unwrap();
+    let (section, provider) = provider(&[&Entry::of(&registry)]);
+    let folder = tempfile::tempdir().unwrap();
+    let skopeo = Skopeo::new(&registry).unwrap();
+    // Unmarked, of two architectures; the configuration says 24 October 2025.
+    let former = oci("amd64", "x")
+        .index_platform("amd64")
+        .also(oci("arm64", "x").index_platform("arm64"));
+    let file = folder.path().join("former.oci");
+    former.nested().write(&file).unwrap();
+    let source = format!("oci-archive:{}", file.display());
+    skopeo.copy_from(&source, &format!("{FULL}:43")).await.unwrap();
+    assert_eq!(
+        architectures(&skopeo.inspect(&format!("{FULL}:43")).await.unwrap()).len(),
+        2
+    );
+
+    let soon = deliverable(&section, folder.path(), "Fedora-43-20251030.0", vec![x86("a")]).await;
+    publish(&provider, &soon, &task()).await.unwrap();
+    assert_eq!(
+        architectures(&skopeo.inspect(&format!("{FULL}:43")).await.unwrap()),
+        ["arm64", "amd64"]
+    );
+    let later = deliverable(&section, folder.path(), "Fedora-43-20251130.0", vec![x86("b")]).await;
+    publish(&provider, &later, &task()).await.unwrap();
+    assert_eq!(
+        architectures(&skopeo.inspect(&format!("{FULL}:43")).await.unwrap()),
+        ["amd64"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_compose_with_other_content_is_an_error() {
+    let registry = Registry::open().await.unwrap();
+    let (section, provider) = provider(&[&Entry::of(&registry)]);
+    let folder = tempfile::tempdir().unwrap();
+    let first = deliverable(&section, folder.path(), FIRST, vec![x86("a")]).await;
+    publish(&provider, &first, &task()).await.unwrap();
+    let other = deliverable(&section, folder.path(), FIRST, vec![x86("b")]).await;
+    let publication = publish(&provider, &other, &task()).await.unwrap();
+    let failure = &publication.failed[0].failure;
+    let text = failure.to_string();
+    assert_eq!(failure.class(), Class::Deliverable);
+    assert!(
+        text.contains(&first.images[0].sha256) && text.contains(&other.images[0].sha256),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_architecture_that_is_there_is_not_read_again() {
+    let registry = Registry::open().await.unwrap();
+    let (section, provider) = provider(&[&Entry::of(&registry)]);
+    let folder = tempfile::tempdir().unwrap();
+    let first = deliverable(&section, folder.path(), FIRST, vec![x86("a")]).await;
+    publish(&provider, &first, &task()).await.unwrap();
+    let whole = deliverable(&section, folder.path(), FIRST, both("a")).await;
+    // Had it to be read, it would be missed.
+    std::fs::remove_file(folder.path().join(FIRST).join(x86("a").path())).unwrap();
+    let publication = publish(&provider, &whole, &task()).await.unwrap();
+    assert_eq!(publication.places[0].origin, Origin::Created);
+    let index = Skopeo::new(&registry)
+        .unwrap()
+        .inspect(&format!("{FULL}:latest"))
+        .await
+        .unwrap();
+    assert_eq!(architectures(&index), ["arm64", "amd64"]);
+    // The sample is what the world makes of it, compressed or not.
+    assert_eq!(whole.images[1].size, xz(&oci("amd64", "a").build()).len() as u64);
+}

@@ -1,0 +1,165 @@
+//! A provider, composes on disk, and what the tests ask of them.
+
+use std::path::Path;
+
+use cloud_image_uploader::compose::release::{Release, Stage};
+use cloud_image_uploader::compose::{Compose, ComposeId};
+use cloud_image_uploader::config::{self, Config, Environment};
+use cloud_image_uploader::error::Failure;
+use cloud_image_uploader::http;
+use cloud_image_uploader::location::Location;
+use cloud_image_uploader::provider::container::ContainerProvider;
+use cloud_image_uploader::provider::{Provider, Publication, Task};
+use cloud_image_uploader::select::{Deliverable, select};
+use cloud_image_uploader::source::Sources;
+use cloud_image_uploader::telemetry::progress::Board;
+use cloud_image_uploader_test_support::archive::{ComposeBuilder, DockerArchive, OciArchive, Row, layer, xz};
+use cloud_image_uploader_test_support::registry::Registry;
+
+/// The same with the path that the url has.
+pub const FULL: &str = "team/fedora";
+/// The first compose of most tests.
+pub const FIRST: &str = "Fedora-43-20251023.0";
+
+/// How one registry is configured.
+pub struct Entry {
+    pub url: String,
+    toml: String,
+    variables: Vec<(String, String)>,
+}
+
+impl Entry {
+    /// As the registry wants it.
+    pub fn of(registry: &Registry) -> Self {
+        let mut entry = Self::at(&registry.host);
+        let access = &registry.access;
+        if access.tls {
+            entry.toml = entry.toml.replace("insecure = true\n", "");
+        }
+        let prefix = format!("R{}_", registry.host.rsplit(':').next().unwrap());
+        if let Some((user, password)) = &access.credentials {
+            entry.toml += &format!("credential_prefix = \"{prefix}\"\n");
+            entry.variables.push((format!("{prefix}USER"), user.clone()));
+            entry.variables.push((format!("{prefix}PASSWORD"), password.clone()));
+        }
+        if let Some(folder) = &access.cert_dir {
+            entry
+                .variables
+                .push((format!("{prefix}CERT_DIR"), folder.display().to_string()));
+        }
+        entry
+    }
+
+    /// Open to everyone over plain http.
+    pub fn at(host: &str) -> Self {
+        let url = format!("{host}/team");
+        Self {
+            toml: format!("[[consumer_config.container.registries]]\nurl = \"{url}\"\ninsecure = true\n"),
+            url,
+            variables: Vec::new(),
+        }
+    }
+
+    pub fn with_password(mut self, password: &str) -> Self {
+        for (name, value) in &mut self.variables {
+            if name.ends_with("PASSWORD") {
+                password.clone_into(value);
+            }
+        }
+        self
+    }
+}
+
+/// The section and provider for these registries.
+pub fn provider(entries: &[&Entry]) -> (config::Provider, ContainerProvider) {
+    let mut text = "[consumer_config.container.repos]\nContainer_Base = \"fedora\"\n".to_owned();
+    let mut variables = Vec::new();
+    for entry in entries {
+        text += &entry.toml;
+        variables.extend(entry.variables.clone());
+    }
+    let config = Config::parse(&text, Path::new("test.toml")).unwrap_or_else(|problems| panic!("{problems}"));
+    let config::Provider::Container(section) = &config.provider else {
+        panic!("another provider")
+    };
+    let environment: Environment = variables.into_iter().collect();
+    let provider = ContainerProvider::new(section, &environment).unwrap();
+    (config.provider, provider)
+}
+
+/// What a release needs not be asked for.
+fn release() -> Release {
+    Release {
+        name: "43".to_owned(),
+        number: 43,
+        stage: Stage::Production,
+        newest_stable: true,
+        end_of_life: Some("2026-12-09".parse().unwrap()),
+    }
+}
+
+/// Writes a compose and selects its one deliverable.
+pub async fn deliverable(section: &config::Provider, folder: &Path, id: &str, rows: Vec<Row>) -> Deliverable {
+    let mut compose = ComposeBuilder::new(id, None).without_composeinfo();
+    for row in rows {
+        compose = compose.image(row);
+    }
+    let folder = folder.join(id);
+    compose.write(&folder).unwrap();
+    let http = http::client().unwrap();
+    let id = ComposeId::parse(id).unwrap();
+    let compose = Compose::fetch(&http, &Location::Folder(folder), &id, None)
+        .await
+        .unwrap();
+    let mut selection = select(section, &compose, &release(), None);
+    assert_eq!(selection.deliverables.len(), 1);
+    selection.deliverables.remove(0)
+}
+
+/// Everything may be changed.
+pub fn task() -> Task {
+    Task {
+        sources: Sources::new(http::client().unwrap(), Board::log(), 4, 256 << 20),
+        locations: None,
+        allow_older: false,
+    }
+}
+
+/// Stage and release.
+pub async fn publish(
+    provider: &ContainerProvider,
+    deliverable: &Deliverable,
+    task: &Task,
+) -> Result<Publication, Failure> {
+    let staged = provider.stage(deliverable, task).await?;
+    provider.release(deliverable, staged, task).await
+}
+
+/// An image with a layer that is streamed and one that waits in memory, different for each seed.
+pub fn oci(arch: &str, seed: &str) -> OciArchive {
+    let large = layer(&format!("large-{seed}-{arch}"), 5 << 20);
+    OciArchive::new(arch)
+        .layer(large)
+        .layer(layer(&format!("small-{seed}-{arch}"), 10_000))
+}
+
+/// The same from docker.
+pub fn docker(arch: &str, seed: &str) -> DockerArchive {
+    let large = layer(&format!("large-{seed}-{arch}"), 5 << 20);
+    DockerArchive::new(arch)
+        .layer(large)
+        .layer(layer(&format!("small-{seed}-{arch}"), 10_000))
+}
+
+/// The rows of both architectures as OCI archives, compressed like Fedora's.
+pub fn both(seed: &str) -> Vec<Row> {
+    vec![x86(seed), arm(seed)]
+}
+
+pub fn x86(seed: &str) -> Row {
+    Row::container("Container_Base", "x86_64", xz(&oci("amd64", seed).build()))
+}
+
+pub fn arm(seed: &str) -> Row {
+    Row::container("Container_Base", "aarch64", xz(&oci("arm64", seed).build()))
+}
