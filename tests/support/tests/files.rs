@@ -39,10 +39,7 @@ async fn whole_and_part() -> Result<()> {
     let (_folder, files) = server().await?;
     let whole = get(&files, None).await?;
     assert_eq!(whole.status(), 200);
-    let (tag, date) = (
-        whole.headers()[ETAG].clone(),
-        whole.headers()[LAST_MODIFIED].clone(),
-    );
+    let (tag, date) = (whole.headers()[ETAG].clone(), whole.headers()[LAST_MODIFIED].clone());
     assert!(date.to_str()?.ends_with(" GMT"), "{date:?}");
     assert_eq!(whole.bytes().await?, image());
 
@@ -50,14 +47,8 @@ async fn whole_and_part() -> Result<()> {
     assert_eq!(part.status(), 206);
     assert_eq!(part.headers()[CONTENT_RANGE], "bytes 1000-299999/300000");
     assert_eq!(part.bytes().await?, image()[1000..]);
-    assert_eq!(
-        get(&files, Some("bytes=5-9")).await?.bytes().await?,
-        image()[5..10]
-    );
-    assert_eq!(
-        get(&files, Some("bytes=-7")).await?.bytes().await?,
-        image()[299_993..]
-    );
+    assert_eq!(get(&files, Some("bytes=5-9")).await?.bytes().await?, image()[5..10]);
+    assert_eq!(get(&files, Some("bytes=-7")).await?.bytes().await?, image()[299_993..]);
     assert_eq!(get(&files, Some("bytes=300000-")).await?.status(), 416);
 
     for (condition, status) in [(tag, 206), (date, 206), ("\"other\"".parse()?, 200)] {
@@ -68,21 +59,14 @@ async fn whole_and_part() -> Result<()> {
         assert_eq!(conditional.send().await?.status(), status);
     }
     for absent in ["/compose/none", "/compose", "/compose/%2e%2e/x"] {
-        assert_eq!(
-            reqwest::get(files.url(absent)).await?.status(),
-            404,
-            "{absent}"
-        );
+        assert_eq!(reqwest::get(files.url(absent)).await?.status(), 404, "{absent}");
     }
     let head = Client::new().head(files.url(PATH)).send().await?;
     assert_eq!(head.headers()[CONTENT_LENGTH], "300000");
     let requests = files.requests_for(PATH);
     assert_eq!(requests.len(), 9);
     assert_eq!(requests[1].range.as_deref(), Some("bytes=1000-"));
-    assert_eq!(
-        (requests[8].method.as_str(), requests[8].status),
-        ("HEAD", 200)
-    );
+    assert_eq!((requests[8].method.as_str(), requests[8].status), ("HEAD", 200));
     Ok(())
 }
 
@@ -121,15 +105,10 @@ async fn faults_come_in_order_and_end() -> Result<()> {
     }
     let flipped = get(&files, Some("bytes=100000-")).await?.bytes().await?;
     let good = image();
-    let wrong: Vec<_> = (0..200_000)
-        .filter(|&n| flipped[n] != good[100_000 + n])
-        .collect();
+    let wrong: Vec<_> = (0..200_000).filter(|&n| flipped[n] != good[100_000 + n]).collect();
     assert_eq!(wrong, [50_000]);
     let whole = get(&files, Some("bytes=100000-")).await?;
-    assert_eq!(
-        (whole.status().as_u16(), whole.content_length()),
-        (200, Some(300_000))
-    );
+    assert_eq!((whole.status().as_u16(), whole.content_length()), (200, Some(300_000)));
     assert!(!files.faults_met());
     let other = get(&files, None).await?;
     assert_eq!(other.headers()[ETAG], "\"replaced\"");

@@ -38,31 +38,18 @@ async fn environment_is_clean() -> Result<()> {
 
 #[tokio::test]
 async fn logs_signals_and_memory() -> Result<()> {
-    let script =
-        "trap 'echo stopping >&2; exit 7' TERM; echo ready >&2; while :; do sleep 0.05; done";
+    let script = "trap 'echo stopping >&2; exit 7' TERM; echo ready >&2; while :; do sleep 0.05; done";
     let mut running = shell(script)?.start()?;
     running.wait_for_log("ready", SOON).await?;
     assert!(running.peak_memory() > 100_000);
-    assert!(
-        running
-            .wait_for_log("never", Duration::from_millis(100))
-            .await
-            .is_err()
-    );
+    assert!(running.wait_for_log("never", Duration::from_millis(100)).await.is_err());
     running.terminate()?;
     let exit = running.wait(SOON).await?;
-    assert_eq!(
-        (exit.code, exit.stderr.as_str()),
-        (Some(7), "ready\nstopping\n")
-    );
+    assert_eq!((exit.code, exit.stderr.as_str()), (Some(7), "ready\nstopping\n"));
     assert!(exit.peak_memory > 100_000);
 
     let mut ended = shell("echo reason >&2")?.start()?;
-    let error = ended
-        .wait_for_log("ready", SOON)
-        .await
-        .unwrap_err()
-        .to_string();
+    let error = ended.wait_for_log("ready", SOON).await.unwrap_err().to_string();
     assert!(error.contains("reason"), "{error}");
     Ok(())
 }
