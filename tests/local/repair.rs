@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -266,13 +267,14 @@ async fn a_location_is_known_or_refused() {
 /// Without the privilege of root to write wherever it likes.
 #[tokio::test]
 async fn a_directory_that_cannot_be_written_is_told_at_once() {
+    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
     let desk = Desk::new();
     compose().write(&desk.compose()).unwrap();
     let file = desk.folder.path().join("file");
     fs::write(&file, "").unwrap();
     let locked = desk.folder.path().join("locked");
     fs::create_dir(&locked).unwrap();
-    fs::set_permissions(&locked, std::os::unix::fs::PermissionsExt::from_mode(0o555)).unwrap();
+    fs::set_permissions(&locked, PermissionsExt::from_mode(0o555)).unwrap();
     for (directory, cause) in [
         (locked.clone(), "Permission denied"),
         (locked.join("below"), "Permission denied"),
@@ -280,10 +282,14 @@ async fn a_directory_that_cannot_be_written_is_told_at_once() {
         (file.join("below"), "Not a directory"),
     ] {
         desk.configure(&directory);
-        let program = Program::new("setpriv")
-            .unwrap()
-            .args(["--bounding-set=-all", "--inh-caps=-all", PROGRAM]);
-        let program = program.arg("--conf").arg(desk.conf()).args(["reconsume", "--compose"]);
+        let program = if root {
+            let setpriv = Program::new("setpriv").unwrap();
+            setpriv.args(["--bounding-set=-all", "--inh-caps=-all", PROGRAM])
+        } else {
+            Program::new(PROGRAM).unwrap()
+        };
+        let program = program.arg("--conf").arg(desk.conf());
+        let program = program.args(["reconsume", "--compose"]);
         let exit = program.arg(desk.compose()).run(LIMIT).await.unwrap();
         assert_eq!(exit.code, Some(1), "{}", exit.stderr);
         let (words, _) = last_words(&exit);
