@@ -72,13 +72,15 @@ impl LocalProvider {
 #[async_trait]
 impl Provider for LocalProvider {
     async fn check(&self) -> Vec<Finding> {
-        let found = match self.claim() {
-            Ok(()) => Ok("can be written to".to_owned()),
-            Err(error) => Err(format!("failed to {}", Failure::from(error))),
+        let result = match std::fs::metadata(&self.directory) {
+            Ok(found) if found.is_dir() => Ok("is there".to_owned()),
+            Ok(_) => Err("is not a directory; move it away, or name another one".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok("will be made".to_owned()),
+            Err(error) => Err(format!("failed to look at it: {error}")),
         };
         vec![Finding {
             subject: format!("directory {}", self.directory.display()),
-            result: found,
+            result,
         }]
     }
 
