@@ -23,6 +23,8 @@ use crate::work::{Held, Work};
 
 /// A broker that keeps refusing us, or has no queue any more, gets this long before the process ends.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(5 * 60);
+/// A broker that says nothing does not hold up the end of the process.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// Reconnecting never waits longer than this, so that a broker that is back is used soon.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
@@ -46,6 +48,11 @@ enum Closed {
     Lost,
     /// The broker cancelled the consumer: the queue is gone.
     Cancelled,
+    /// An operator has to mend something first.
+    Refused {
+        code: u8,
+        error: Error,
+    },
 }
 
 /// Consumes until `stop` completes or the broker has to be mended.
@@ -81,17 +88,19 @@ pub async fn consume(
                     closed
                 }
                 Err(error) => {
-                    if let Some(code) = exit_code(&error, consumed) {
-                        let since = *refused_since.get_or_insert_with(Instant::now);
+                    let code = exit_code(&error, consumed);
+                    // A broker that is away refuses nothing.
+                    refused_since = code.map(|_| refused_since.unwrap_or_else(Instant::now));
+                    let patient = consumed && refused_since.is_some_and(|since| since.elapsed() < QUEUE_PATIENCE);
+                    health.set_broker_trouble(Chain(&error).to_string());
+                    match code {
                         // At the start somebody is watching; later the broker may just be being mended.
-                        if !consumed || since.elapsed() >= QUEUE_PATIENCE {
-                            finish(work, health, epoch).await;
-                            return End::Broker { code, error };
+                        Some(code) if !patient => Closed::Refused { code, error },
+                        _ => {
+                            tracing::warn!("failed to {}; trying again", Chain(&error));
+                            Closed::Lost
                         }
                     }
-                    health.set_trouble(Chain(&error).to_string());
-                    tracing::warn!("failed to {}; trying again", Chain(&error));
-                    Closed::Lost
                 }
             },
         };
@@ -100,10 +109,17 @@ pub async fn consume(
                 stopped(broker, work, health, grace, epoch).await;
                 return End::Stopped;
             }
+            Closed::Refused { code, error } => {
+                tokio::select! {
+                    () = &mut stop => stopped(broker, work, health, grace, epoch).await,
+                    () = finish(work, health, epoch) => {}
+                }
+                return End::Broker { code, error };
+            }
             Closed::Lost => {}
             Closed::Cancelled => {
                 tracing::warn!("the broker cancelled the consumer: the queue was deleted");
-                health.set_trouble("the queue was deleted".to_owned());
+                health.set_broker_trouble("the queue was deleted".to_owned());
             }
         }
         let wait = waits.after(crate::error::Class::TRANSIENT).unwrap_or(LONGEST_WAIT);
@@ -192,8 +208,9 @@ async fn serve(
         tokio::select! {
             () = &mut *stop => {
                 for tag in tags {
-                    // The channel may be gone already; then there is nothing to cancel.
-                    let _ = channel.basic_cancel(tag, BasicCancelOptions::default()).await;
+                    // A channel that is gone, or says nothing, has nothing to cancel.
+                    let cancelled = channel.basic_cancel(tag, BasicCancelOptions::default());
+                    let _ = tokio::time::timeout(GOODBYE, cancelled).await;
                 }
                 return Closed::Stopped;
             }
@@ -210,7 +227,7 @@ async fn serve(
                 Some(Some(Ok(delivery))) => receive(delivery, work, health, epoch).await,
                 Some(Some(Err(error))) => {
                     tracing::warn!("lost the broker: {}", Chain(&error));
-                    health.set_trouble(format!("the broker is gone: {}", Chain(&error)));
+                    health.set_broker_trouble(format!("the broker is gone: {}", Chain(&error)));
                     return Closed::Lost;
                 }
                 Some(None) | None if channel.status().connected() => return Closed::Cancelled,
@@ -331,5 +348,6 @@ async fn stopped(broker: &Broker, work: &mut Work, health: &Health, grace: Durat
         let _ = tokio::time::timeout(grace, finish(work, health, epoch)).await;
     }
     work.abandon();
-    broker.close().await;
+    // The broker notices by itself, too.
+    let _ = tokio::time::timeout(GOODBYE, broker.close()).await;
 }

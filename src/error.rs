@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What can be done about a failure.
@@ -50,7 +51,8 @@ pub trait Classified: StdError + Send + Sync + 'static {
 }
 
 /// Any module's error on its way to the pipeline.
-pub struct Failure(Box<dyn Classified>);
+#[derive(Clone)]
+pub struct Failure(Arc<dyn Classified>);
 
 impl Failure {
     /// What can be done.
@@ -68,7 +70,7 @@ impl Failure {
 
 impl<E: Classified> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self(Box::new(error))
+        Self(Arc::new(error))
     }
 }
 

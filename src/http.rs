@@ -15,6 +15,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(30);
 /// A call without an upload that takes longer than this has failed.
 pub const CALL: Duration = Duration::from_secs(60);
+/// Nobody is left alone for longer than this, whatever he wishes.
+const LONGEST_WISH: Duration = Duration::from_secs(24 * 60 * 60);
 /// More redirects than this are a loop.
 const REDIRECTS: usize = 5;
 
@@ -101,12 +103,13 @@ pub fn class(error: &reqwest::Error) -> Class {
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(LONGEST_WISH));
     }
     let date = jiff::fmt::rfc2822::parse(value).ok()?;
-    SystemTime::from(date.timestamp())
+    let wish = SystemTime::from(date.timestamp())
         .duration_since(SystemTime::now())
-        .ok()
+        .ok()?;
+    Some(wish.min(LONGEST_WISH))
 }
 
 /// Reads a small document into memory: one try, bounded in time and size.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -103,7 +104,12 @@ async fn consume(config: Config, board: Board) -> Result<u8, Stop> {
     }
     let broker = Arc::new(Broker::new(config.amqp.clone()));
     let pipeline = Arc::new(assemble(&config, &environment, broker.clone(), board.clone())?);
-    for finding in pipeline.provider.check().await {
+    let mut stop = pin!(stop_signal()?);
+    let findings = tokio::select! {
+        findings = pipeline.provider.check() => findings,
+        () = &mut stop => return Ok(0),
+    };
+    for finding in findings {
         match finding.result {
             Ok(found) => tracing::info!("{}: {found}", finding.subject),
             // The cloud may be back before the next message is; the operator is told at once all the same.
@@ -112,7 +118,6 @@ async fn consume(config: Config, board: Board) -> Result<u8, Stop> {
     }
     tokio::spawn(async move { board.report().await });
     let mut work = Work::new(pipeline, health.clone());
-    let stop = stop_signal()?;
     match consumer::consume(&broker, &mut work, &health, config.service.shutdown_grace, stop).await {
         End::Stopped => Ok(0),
         End::Broker { code, error } => Err(Stop {
@@ -149,6 +154,7 @@ async fn reconsume(config: Config, arguments: Reconsume, board: Board) -> Result
         only: arguments.subject.only.as_deref().map(Only::new),
         locations: (!arguments.location.is_empty()).then(|| BTreeSet::from_iter(arguments.location)),
         allow_older: arguments.allow_older,
+        ..Options::default()
     };
     let reporting = tokio::spawn(async move { board.report().await });
     let report = tokio::select! {

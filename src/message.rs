@@ -8,6 +8,7 @@ pub mod datagrepper;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use crate::compose::{ComposeId, NotOurs};
 use crate::location::{Location, Refused};
@@ -214,6 +215,11 @@ impl Message {
             }
         };
         let location = self.field("location")?;
+        // Datagrepper knows messages by such ids only.
+        let origin = match Uuid::parse_str(&self.id) {
+            Ok(_) => Origin::Message(self.id.clone()),
+            Err(_) => Origin::Compose(location.to_owned()),
+        };
         let location = match folder {
             Some(folder) => Location::trusted(location, folder),
             None => Location::remote(location),
@@ -226,7 +232,7 @@ impl Message {
                 .get("compose_label")
                 .and_then(Value::as_str)
                 .map(str::to_owned),
-            origin: Origin::Message(self.id.clone()),
+            origin,
         }))
     }
 

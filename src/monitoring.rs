@@ -4,10 +4,11 @@
 //! [monitoring](https://fedora-messaging.readthedocs.io/en/stable/user-guide/configuration.html), except that a daemon
 //! that does not consume answers 503.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
@@ -22,11 +23,15 @@ use crate::config::Monitoring;
 use crate::error::{Class, Disposition};
 use crate::report::Report;
 
+/// Where the broker's trouble is kept among that of composes.
+const BROKER: &str = "broker";
+
 /// What the daemon is doing.
 #[derive(Debug, Default)]
 pub struct Health {
     consuming: AtomicBool,
-    trouble: Mutex<Option<String>>,
+    /// By what has to be mended: the broker, or what a compose needs.
+    trouble: Mutex<BTreeMap<String, String>>,
     published: AtomicU64,
     received: AtomicU64,
     processed: AtomicU64,
@@ -54,13 +59,17 @@ impl Health {
         self.consuming.store(consuming, Ordering::Relaxed);
         metrics::gauge!("uploader_consuming").set(if consuming { 1.0 } else { 0.0 });
         if consuming {
-            *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.trouble().remove(BROKER);
         }
     }
 
-    /// Says why the daemon is not ready.
-    pub fn set_trouble(&self, why: String) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    /// Says what is wrong with the broker, until it lets us consume.
+    pub fn set_broker_trouble(&self, why: String) {
+        self.trouble().insert(BROKER.to_owned(), why);
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts something.
@@ -94,28 +103,25 @@ impl Health {
             };
             metrics::counter!("uploader_failures_total", "kind" => kind).increment(1);
         }
-        match report.disposition() {
-            Disposition::Ack => {
-                *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            }
-            Disposition::Drop => {
-                self.failed.fetch_add(1, Ordering::Relaxed);
-            }
-            Disposition::Requeue => {
-                self.failed.fetch_add(1, Ordering::Relaxed);
-                let why = report.broken.iter().find(|broken| broken.class == Class::Everything);
-                if let Some(why) = why {
-                    self.set_trouble(format!("failed to {}", why.what));
-                }
-            }
+        let disposition = report.disposition();
+        if disposition != Disposition::Ack {
+            self.failed.fetch_add(1, Ordering::Relaxed);
         }
+        let mend = report.broken.iter().find(|broken| broken.class == Class::Everything);
+        match mend.filter(|_| disposition == Disposition::Requeue) {
+            Some(mend) => self
+                .trouble()
+                .insert(report.compose.clone(), format!("failed to {}", mend.what)),
+            None => self.trouble().remove(&report.compose),
+        };
     }
 
     /// The document of `/ready`, and whether the daemon is.
     #[must_use]
     pub fn ready(&self) -> (bool, Value) {
         let consuming = self.consuming.load(Ordering::Relaxed);
-        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let trouble: Vec<String> = self.trouble().values().cloned().collect();
+        let trouble = (!trouble.is_empty()).then(|| trouble.join("; "));
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let document = json!({
             "consuming": consuming,

@@ -14,9 +14,9 @@ use crate::compose::release::{Release, Releases};
 use crate::config;
 use crate::error::{Class, Failure};
 use crate::message::Request;
-use crate::notify::{Notice, Notifier};
+use crate::notify::{self, Notice, Notifier};
 use crate::provider::{Failed, Place, Provider, Publication, Task};
-use crate::report::{Broken, Published, Report};
+use crate::report::{Broken, Published, Report, Told};
 use crate::retry::Policy;
 use crate::select::{self, Deliverable, Only, Selection};
 use crate::source::Sources;
@@ -63,6 +63,8 @@ pub struct Options {
     pub locations: Option<BTreeSet<String>>,
     /// Move container tags back.
     pub allow_older: bool,
+    /// What has been said before.
+    pub told: Arc<Told>,
 }
 
 /// Publishes composes to one provider.
@@ -90,7 +92,7 @@ pub struct Pipeline {
 impl Pipeline {
     /// Publishes a compose. Whatever fails is in the report; the other deliverables are done.
     pub async fn run(&self, request: &Request, options: &Options) -> Report {
-        let mut report = Report::new(request, &self.conf);
+        let mut report = Report::new(request, options, &self.conf);
         let prepared = match self.prepare(request, options.only.as_ref()).await {
             Ok(prepared) => prepared,
             Err(failure) => {
@@ -109,7 +111,7 @@ impl Pipeline {
         let deliverables = &prepared.selection.deliverables;
         let work = deliverables.iter().map(|deliverable| {
             let span = tracing::info_span!("publish", deliverable = deliverable.name());
-            self.publish(deliverable, &task).instrument(span)
+            self.publish(deliverable, &task, &options.told).instrument(span)
         });
         for (published, broken) in join_all(work).await {
             report.published.push(published);
@@ -128,34 +130,34 @@ impl Pipeline {
 
     /// Rounds of stage and release until every location has the deliverable, has failed for good, or time is up.
     /// What is done stays done: each round looks first.
-    async fn publish(&self, deliverable: &Deliverable, task: &Task) -> (Published, Vec<Broken>) {
+    async fn publish(&self, deliverable: &Deliverable, task: &Task, told: &Told) -> (Published, Vec<Broken>) {
         let mut waits = Policy::work(self.give_up_after).start();
         let mut broken: Vec<Broken> = Vec::new();
         let mut task = task.clone();
+        // As of the last round that got through.
+        let mut live = Publication::default();
         let mut announced: Option<Vec<Place>> = None;
-        let started = Instant::now();
+        let mut failing_since: Option<Instant> = None;
         loop {
-            let (publication, pending) = match self.round(deliverable, &task).await {
+            let pending = match self.round(deliverable, &task).await {
                 Ok(mut publication) => {
                     let failed = std::mem::take(&mut publication.failed);
+                    live = publication;
                     let (passing, lasting): (Vec<_>, Vec<_>) =
                         failed.into_iter().partition(|f| f.failure.class().is_transient());
                     for Failed { location, failure } in lasting {
                         broken.push(Broken::location(deliverable, &location, &failure));
                         exclude(&mut task, deliverable, &location);
                     }
-                    (publication, passing)
+                    passing
                 }
-                Err(failure) if failure.class().is_transient() => {
-                    let whole = Failed {
-                        location: String::new(),
-                        failure,
-                    };
-                    (Publication::default(), vec![whole])
-                }
+                Err(failure) if failure.class().is_transient() => vec![Failed {
+                    location: String::new(),
+                    failure,
+                }],
                 Err(failure) => {
                     broken.push(Broken::deliverable(deliverable, &failure));
-                    return (Published::new(deliverable, announced, Vec::new()), broken);
+                    Vec::new()
                 }
             };
             let wait = pending
@@ -163,26 +165,22 @@ impl Pipeline {
                 .map(|failed| failed.failure.class())
                 .max_by_key(asked)
                 .and_then(|class| waits.after(class));
-            let patient = wait.is_some() && started.elapsed() < self.location_patience;
-            if !publication.places.is_empty() && !patient && announced.as_ref() != Some(&publication.places) {
-                let notice = Notice::of(deliverable, &publication.places);
-                match self.notifier.send(&notice, Policy::work(self.give_up_after)).await {
-                    Ok(()) => announced = Some(publication.places.clone()),
-                    Err(error) => {
-                        broken.push(Broken::deliverable(deliverable, &error.into()));
-                        return (
-                            Published::new(deliverable, Some(publication.places), publication.superseded),
-                            broken,
-                        );
-                    }
+            let failing = failing_since.get_or_insert_with(Instant::now).elapsed();
+            let patience = self.location_patience.saturating_sub(failing);
+            let due = wait.is_none() || patience.is_zero();
+            if due && !live.places.is_empty() && announced.as_ref() != Some(&live.places) {
+                if let Err(error) = self.announce(deliverable, &live.places, told).await {
+                    broken.push(Broken::deliverable(deliverable, &error.into()));
+                    return (Published::new(deliverable, Some(live.places), live.superseded), broken);
                 }
+                announced = Some(live.places.clone());
             }
             let Some(wait) = wait else {
                 broken.extend(pending.iter().map(|failed| match failed.location.as_str() {
                     "" => Broken::deliverable(deliverable, &failed.failure),
                     location => Broken::location(deliverable, location, &failed.failure),
                 }));
-                return (Published::new(deliverable, announced, publication.superseded), broken);
+                return (Published::new(deliverable, announced, live.superseded), broken);
             };
             for failed in &pending {
                 tracing::warn!(
@@ -193,10 +191,18 @@ impl Pipeline {
                 );
             }
             // Wake up for the announcement that a failing location may not delay any longer.
-            let patience = self.location_patience.saturating_sub(started.elapsed());
-            let until_announcement = announced.is_none() && !publication.places.is_empty() && !patience.is_zero();
-            tokio::time::sleep(if until_announcement { wait.min(patience) } else { wait }).await;
+            let wakes_early = announced.is_none() && !live.places.is_empty() && !patience.is_zero();
+            tokio::time::sleep(if wakes_early { wait.min(patience) } else { wait }).await;
         }
+    }
+
+    async fn announce(&self, deliverable: &Deliverable, places: &[Place], told: &Told) -> Result<(), notify::Error> {
+        let notice = Notice::of(deliverable, places);
+        if !told.is_announced(notice.id) {
+            self.notifier.send(&notice, Policy::work(self.give_up_after)).await?;
+            told.announced(notice.id);
+        }
+        Ok(())
     }
 
     async fn round(&self, deliverable: &Deliverable, task: &Task) -> Result<Publication, Failure> {

@@ -1,10 +1,15 @@
 //! What became of a compose: for the log, for the operator, and for the delivery.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use uuid::Uuid;
 
 use crate::error::{Class, Disposition, Failure};
 use crate::message::Request;
+use crate::pipeline::Options;
 use crate::provider::{Origin, Place, Superseded};
 use crate::select::Deliverable;
 
@@ -19,6 +24,38 @@ pub struct Report {
     pub broken: Vec<Broken>,
     conf: PathBuf,
     arguments: Vec<String>,
+    locations: BTreeSet<String>,
+}
+
+/// What has been said of a compose already, so that work that is begun again after a pause does not repeat it.
+#[derive(Debug, Default)]
+pub struct Told {
+    announced: Mutex<HashSet<Uuid>>,
+    failures: Mutex<Vec<String>>,
+}
+
+impl Told {
+    /// Whether a message of this id was sent.
+    #[must_use]
+    pub fn is_announced(&self, id: Uuid) -> bool {
+        self.announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&id)
+    }
+
+    /// A message of this id was sent.
+    pub fn announced(&self, id: Uuid) {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    /// Whether these failures are other ones than the last time.
+    fn are_new_failures(&self, failures: &[String]) -> bool {
+        let mut last = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = *last != failures || failures.is_empty();
+        *last = failures.to_vec();
+        new
+    }
 }
 
 /// What became of a deliverable.
@@ -108,33 +145,51 @@ impl Broken {
 impl Report {
     /// Nothing done yet.
     #[must_use]
-    pub fn new(request: &Request, conf: &Path) -> Self {
+    pub fn new(request: &Request, options: &Options, conf: &Path) -> Self {
+        let mut arguments = request.origin.arguments();
+        if options.allow_older {
+            arguments.push("--allow-older".to_owned());
+        }
         Self {
             compose: request.compose.to_string(),
             published: Vec::new(),
             broken: Vec::new(),
             conf: conf.to_owned(),
-            arguments: request.origin.arguments(),
+            arguments,
+            locations: options.locations.clone().unwrap_or_default(),
         }
     }
 
     /// What becomes of the deliveries that asked for it.
     #[must_use]
     pub fn disposition(&self) -> Disposition {
-        let has = |class| self.broken.iter().any(|broken| broken.class == class);
-        if has(Class::Everything) {
-            Disposition::Requeue
-        } else if self.broken.is_empty() {
+        if self.broken.is_empty() {
             Disposition::Ack
+        } else if self.broken.iter().any(|broken| self.waits_for_mending(broken)) {
+            Disposition::Requeue
         } else {
             Disposition::Drop
         }
     }
 
-    /// Writes what became of it to the log: once, here, whatever was tried before.
-    pub fn log(&self) {
+    /// Whether nothing of it can be published until somebody mends something. One location of several that refuses is
+    /// for `reconsume --location`: the others are done.
+    fn waits_for_mending(&self, broken: &Broken) -> bool {
+        let is_live = |published: &Published| {
+            Some(&published.deliverable) == broken.deliverable.as_ref() && !published.places.is_empty()
+        };
+        broken.class == Class::Everything && (broken.location.is_none() || !self.published.iter().any(is_live))
+    }
+
+    /// Writes what became of it to the log: once, whatever was tried before, and again only what is new.
+    pub fn log(&self, told: &Told) {
         self.log_published();
-        self.log_failures();
+        let failures = self.failures();
+        if told.are_new_failures(&failures) {
+            self.log_failures();
+        } else {
+            tracing::warn!("nothing was mended yet: {}", failures.join("; "));
+        }
     }
 
     /// Writes what failed to the log, a line each.
@@ -195,10 +250,16 @@ impl Report {
             "reconsume".to_owned(),
         ];
         words.extend(self.arguments.iter().cloned());
-        for (option, value) in [("--only", &broken.only), ("--location", &broken.location)] {
-            if let Some(value) = value {
-                words.extend([option.to_owned(), value.clone()]);
-            }
+        if let Some(only) = &broken.only {
+            words.extend(["--only".to_owned(), only.clone()]);
+        }
+        // Those that the operator asked for, where all of them failed.
+        let locations: Vec<&String> = match &broken.location {
+            Some(location) => vec![location],
+            None => self.locations.iter().collect(),
+        };
+        for location in locations {
+            words.extend(["--location".to_owned(), location.clone()]);
         }
         words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
     }

@@ -34,12 +34,12 @@ impl Policy {
         }
     }
 
-    /// Starts counting.
+    /// Starts counting with the first failure.
     #[must_use]
     pub fn start(self) -> Waits {
         Waits {
             policy: self,
-            started: Instant::now(),
+            failing_since: None,
             backoff: ExponentialBuilder::new()
                 .with_min_delay(FIRST)
                 .with_max_delay(self.longest)
@@ -86,7 +86,7 @@ impl Policy {
 #[derive(Debug)]
 pub struct Waits {
     policy: Policy,
-    started: Instant,
+    failing_since: Option<Instant>,
     backoff: ExponentialBackoff,
 }
 
@@ -98,13 +98,8 @@ impl Waits {
         };
         let own = self.backoff.next().unwrap_or(self.policy.longest);
         let wait = after.map_or(own, |asked| asked.max(own));
-        (self.started.elapsed() + wait <= self.policy.give_up_after).then_some(wait)
-    }
-
-    /// The time since the first try.
-    #[must_use]
-    pub fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+        let failing = self.failing_since.get_or_insert_with(Instant::now).elapsed();
+        (failing.saturating_add(wait) <= self.policy.give_up_after).then_some(wait)
     }
 }
 

@@ -142,13 +142,10 @@ impl Only {
     }
 
     /// A repository is published whole or not at all, so one image of it selects the others.
-    fn selects(&self, deliverable: &Deliverable) -> bool {
-        let named = match &deliverable.target {
-            Target::Repository { repository: name, .. } | Target::Layout { name, .. } => self.0.matches(name),
-            Target::Ami { .. } | Target::GalleryVersion { .. } | Target::GceImage { .. } | Target::Disk { .. } => false,
-        };
+    fn selects(&self, kind: Kind, key: &str, images: &[Image]) -> bool {
+        let named = matches!(kind, Kind::Repository | Kind::Layout) && self.0.matches(key);
         let matches = |image: &Image| self.0.matches(&image.path) || self.0.matches(image.file_name());
-        named || deliverable.images.iter().any(matches)
+        named || images.iter().any(matches)
     }
 }
 
@@ -177,6 +174,9 @@ pub fn select(provider: &config::Provider, compose: &Compose, release: &Release,
     for ((key, kind, subvariant), images) in groups {
         let mut images: Vec<Image> = images.into_iter().cloned().collect();
         images.sort_by(|a, b| a.arch.cmp(&b.arch));
+        if only.is_some_and(|only| !only.selects(kind, &key, &images)) {
+            continue;
+        }
         if let Some(twins) = images.windows(2).find(|pair| pair[0].arch == pair[1].arch) {
             selection.refused.push(Error::Twins {
                 name: format!("{subvariant} ({key})"),
@@ -193,9 +193,7 @@ pub fn select(provider: &config::Provider, compose: &Compose, release: &Release,
             compose: compose.id.clone(),
             release: release.clone(),
         };
-        if only.is_none_or(|only| only.selects(&deliverable)) {
-            selection.deliverables.push(deliverable);
-        }
+        selection.deliverables.push(deliverable);
     }
     selection
         .deliverables

@@ -17,7 +17,7 @@ use crate::error::Disposition;
 use crate::message::Request;
 use crate::monitoring::Health;
 use crate::pipeline::{Options, Pipeline};
-use crate::report::Report;
+use crate::report::{Report, Told};
 
 /// How long a delivery rests before it goes back to the queue, since the broker would hand it out again at once.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -49,6 +49,8 @@ pub struct Work {
     pipeline: Arc<Pipeline>,
     jobs: HashMap<String, Job>,
     tasks: JoinSet<()>,
+    /// Of composes whose deliveries went back to the queue.
+    told: HashMap<String, Arc<Told>>,
     health: Arc<Health>,
     ended: (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>),
     settled_late: HashMap<String, (Instant, Disposition)>,
@@ -68,6 +70,7 @@ impl Work {
             health,
             jobs: HashMap::new(),
             tasks: JoinSet::new(),
+            told: HashMap::new(),
             ended: mpsc::unbounded_channel(),
             settled_late: HashMap::new(),
         }
@@ -92,11 +95,16 @@ impl Work {
             return Some((held, disposition));
         }
         let (pipeline, health, ended) = (self.pipeline.clone(), self.health.clone(), self.ended.0.clone());
+        let told = self.told.entry(compose.clone()).or_default().clone();
         let span = tracing::info_span!("compose", compose);
         let run = async move {
             tracing::info!("begins");
-            let report = pipeline.run(&request, &Options::default()).await;
-            report.log();
+            let options = Options {
+                told: told.clone(),
+                ..Options::default()
+            };
+            let report = pipeline.run(&request, &options).await;
+            report.log(&told);
             health.report(&report);
             if report.disposition() == Disposition::Requeue {
                 tokio::time::sleep(PAUSE).await;
@@ -113,15 +121,27 @@ impl Work {
     /// Waits for the next work to end; for ever while there is none. May be dropped and called again.
     pub async fn next(&mut self) -> Finished {
         loop {
-            // The sender is kept here, so the channel never closes.
-            let Some(report) = self.ended.1.recv().await else {
-                std::future::pending().await
+            let (compose, disposition) = tokio::select! {
+                // The sender is kept here, so the channel never closes.
+                Some(report) = self.ended.1.recv() => (report.compose.clone(), report.disposition()),
+                Some(joined) = self.tasks.join_next_with_id() => match joined {
+                    // Its report is on its way.
+                    Ok(_) => continue,
+                    Err(error) => {
+                        let died = self.jobs.iter().find(|(_, job)| job.task.id() == error.id());
+                        let Some((compose, _)) = died else { continue };
+                        tracing::error!(compose, "failed to publish {compose}: {error}");
+                        (compose.clone(), Disposition::Drop)
+                    }
+                },
             };
-            while self.tasks.try_join_next().is_some() {}
-            if let Some(job) = self.jobs.remove(&report.compose) {
+            if let Some(job) = self.jobs.remove(&compose) {
+                if disposition != Disposition::Requeue {
+                    self.told.remove(&compose);
+                }
                 return Finished {
-                    disposition: report.disposition(),
-                    compose: report.compose,
+                    disposition,
+                    compose,
                     held: job.held,
                 };
             }

@@ -115,7 +115,16 @@ impl Provider for ContainerProvider {
                 Err(failure) => tracing::warn!(location, "failed to {failure}; left out"),
             }
         }
-        push_images(&mut pending, deliverable, task, &mut staged.failed).await?;
+        if let Err(failure) = push_images(&mut pending, deliverable, task, &mut staged.failed).await {
+            // Where the deliverable is live already, that counts, whatever is the matter with its images now.
+            if staged.places.is_empty() {
+                return Err(failure);
+            }
+            staged.failed.extend(pending.drain(..).map(|pending| Failed {
+                location: pending.location,
+                failure: failure.clone(),
+            }));
+        }
         let pushes = pending.into_iter().map(|pending| async move {
             let pushed = push_index(&pending, deliverable, self.keep_missing).await;
             (pending.location, pushed)

@@ -26,7 +26,27 @@ const LOCK: &str = ".lock";
 #[derive(Debug)]
 pub struct LocalProvider {
     directory: PathBuf,
-    lock: Mutex<Option<File>>,
+    holders: Mutex<Holders>,
+}
+
+/// Who writes to the directory now.
+#[derive(Debug, Default)]
+struct Holders {
+    count: usize,
+    lock: Option<File>,
+}
+
+/// One who writes to the directory. The last one lets other processes in.
+struct Claim<'a>(&'a Mutex<Holders>);
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.count -= 1;
+        if holders.count == 0 {
+            holders.lock = None;
+        }
+    }
 }
 
 impl LocalProvider {
@@ -35,26 +55,25 @@ impl LocalProvider {
     pub fn new(section: &Local) -> Self {
         Self {
             directory: section.directory.clone(),
-            lock: Mutex::default(),
+            holders: Mutex::default(),
         }
     }
 
-    /// Makes the directory ours until the process ends.
-    fn claim(&self) -> Result<(), Error> {
-        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if lock.is_some() {
-            return Ok(());
+    /// Makes the directory ours until the claim is dropped. Several tasks of this process may hold claims at once.
+    fn claim(&self) -> Result<Claim<'_>, Error> {
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        if holders.lock.is_none() {
+            std::fs::create_dir_all(&self.directory).map_err(at(&self.directory))?;
+            let path = self.directory.join(LOCK);
+            let file = File::create(&path).map_err(at(&path))?;
+            match file.try_lock() {
+                Ok(()) => holders.lock = Some(file),
+                Err(TryLockError::WouldBlock) => return Err(Error::InUse(self.directory.clone())),
+                Err(TryLockError::Error(source)) => return Err(Error::File { path, source }),
+            }
         }
-        std::fs::create_dir_all(&self.directory).map_err(at(&self.directory))?;
-        let path = self.directory.join(LOCK);
-        let file = File::create(&path).map_err(at(&path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::InUse(self.directory.clone())),
-            Err(TryLockError::Error(source)) => return Err(Error::File { path, source }),
-        }
-        *lock = Some(file);
-        Ok(())
+        holders.count += 1;
+        Ok(Claim(&self.holders))
     }
 
     fn location(&self) -> String {
@@ -85,7 +104,7 @@ impl Provider for LocalProvider {
     }
 
     async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure> {
-        self.claim()?;
+        let _claim = self.claim()?;
         let origin = match &deliverable.target {
             Target::Disk { path } => disk::stage(&self.directory.join(path), deliverable, task).await?,
             Target::Layout { path, .. } => layout::stage(&self.directory.join(path), deliverable, task).await?,
@@ -104,6 +123,7 @@ impl Provider for LocalProvider {
     }
 
     async fn release(&self, deliverable: &Deliverable, staged: Staged, _task: &Task) -> Result<Publication, Failure> {
+        let _claim = self.claim()?;
         match &deliverable.target {
             Target::Disk { path } => disk::release(&self.directory.join(path), deliverable)?,
             Target::Layout { path, .. } => layout::release(&self.directory.join(path), deliverable)?,

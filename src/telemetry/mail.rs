@@ -81,6 +81,10 @@ impl Sending {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Mails {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        // A record of an e-mail that failed would be the next e-mail.
+        if event.metadata().target() == module_path!() {
+            return;
+        }
         let wanted = self
             .handlers
             .iter()

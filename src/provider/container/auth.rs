@@ -16,6 +16,8 @@ use crate::secret::Secret;
 
 /// What a token server that says nothing means, by its specification.
 const LIFETIME: u64 = 60;
+/// A token that is said to live longer is renewed all the same.
+const LONGEST: u64 = 24 * 60 * 60;
 /// A token is renewed this long before its end, or in the last quarter of a short life.
 const MARGIN: Duration = Duration::from_secs(15);
 /// Tokens have a few kB.
@@ -143,7 +145,8 @@ impl Auth {
         let mut header =
             HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| Error::odd(what(), "no token"))?;
         header.set_sensitive(true);
-        let lifetime = Duration::from_secs(issued.expires_in.filter(|seconds| *seconds > 0).unwrap_or(LIFETIME));
+        let lifetime = issued.expires_in.filter(|seconds| *seconds > 0).unwrap_or(LIFETIME);
+        let lifetime = Duration::from_secs(lifetime.min(LONGEST));
         Ok(Token {
             header,
             until: asked + lifetime - MARGIN.min(lifetime / 4),

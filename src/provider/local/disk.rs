@@ -94,17 +94,24 @@ async fn write(path: &Path, source: crate::source::Source, stored: u64) -> Resul
     let (sender, receiver) = mpsc::channel(QUEUE);
     let file = path.to_owned();
     let writer = tokio::task::spawn_blocking(move || write_chunks(&file, receiver));
-    let mut complete = true;
-    while let Some(chunk) = chunks.next().await? {
-        if sender.send(chunk).await.is_err() {
-            // The writer says why.
-            complete = false;
-            break;
+    let read = loop {
+        match chunks.next().await {
+            Ok(Some(chunk)) => {
+                if sender.send(chunk).await.is_err() {
+                    // The writer is gone, and says why.
+                    break Ok(false);
+                }
+            }
+            Ok(None) => break Ok(true),
+            Err(error) => break Err(error),
         }
-    }
+    };
     drop(sender);
+    // Waited for in any case: what follows must not meet a writer that is still at it.
     let interrupted = || Error::Interrupted(path.to_owned());
-    writer.await.map_err(|_| interrupted())?.map_err(at(path))?;
+    let written = writer.await.map_err(|_| interrupted())?.map_err(at(path));
+    let complete = read?;
+    written?;
     if complete { Ok(()) } else { Err(interrupted().into()) }
 }
 
