@@ -17,6 +17,7 @@ use tokio::io::AsyncRead;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::io::StreamReader;
 
+pub use self::decompress::is_zero;
 use crate::compose::Image;
 use crate::error::{Class, Classified};
 use crate::http;
