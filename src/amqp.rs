@@ -170,7 +170,10 @@ impl Broker {
             prefix => format!("{prefix}.{}", message.topic),
         };
         let outcome = timeout(CONFIRM, self.publish_now(&topic, message)).await;
-        let outcome = outcome.unwrap_or_else(|_| Err(Error::Unconfirmed { topic }));
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::Unconfirmed { topic }),
+        };
         if outcome.is_err() {
             // Whatever happened, the next try starts on a fresh channel.
             *self.publisher.lock().await = None;

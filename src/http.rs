@@ -19,7 +19,6 @@ pub const CALL: Duration = Duration::from_secs(60);
 const REDIRECTS: usize = 5;
 
 /// The settings of every client: nothing hangs, everybody can see who calls, and no redirect leads from https to http.
-#[must_use]
 pub fn builder() -> ClientBuilder {
     let redirects = reqwest::redirect::Policy::custom(|attempt| {
         let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");

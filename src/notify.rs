@@ -86,7 +86,9 @@ impl Notice {
         }
     }
 
-    fn outgoing(&self) -> Outgoing {
+    /// As it is published.
+    #[must_use]
+    pub fn outgoing(&self) -> Outgoing {
         let mut headers = Map::new();
         match &self.schema {
             Some(schema) => {

@@ -12,6 +12,7 @@
 
 mod archive;
 mod contents;
+mod error;
 mod layer;
 mod stores;
 
@@ -29,8 +30,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::archive::read;
+pub use self::error::{Error, Fault};
 pub use self::stores::Stores;
-use crate::error::{Class, Classified, Failure};
+use crate::error::Failure;
 
 /// Media type of an image of one architecture.
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -46,6 +48,9 @@ pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// Registries [accept no larger manifest](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-manifests).
 pub const JSON_LIMIT: u64 = 4 << 20;
+
+/// How [build tools](https://docs.docker.com/build/metadata/attestations/attestation-storage/) mark what is no image.
+const REFERENCE: &str = "vnd.docker.reference.type";
 
 /// `sha256:` and 64 lower-case digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -137,6 +142,15 @@ impl Descriptor {
             digest: self.digest.clone(),
             size: self.size,
         }
+    }
+}
+
+impl Descriptor {
+    /// Whether an entry of an index is an image, and no statement about one: how it was built, what is in it.
+    #[must_use]
+    pub fn is_image(&self) -> bool {
+        let unknown = |platform: &Platform| platform.architecture == "unknown" || platform.os == "unknown";
+        !self.platform.as_ref().is_some_and(unknown) && !self.annotations.contains_key(REFERENCE)
     }
 }
 
@@ -336,149 +350,5 @@ impl Stream for Pieces {
             Some(_) => None,
             None => Some(Err(io::Error::other("the archive it comes from broke off"))),
         })
-    }
-}
-
-/// An archive that cannot be published.
-#[derive(Debug, thiserror::Error)]
-#[error("read {image} as a container image")]
-pub struct Error {
-    /// The archive, as its compose names it.
-    pub image: String,
-    /// What is wrong with it.
-    pub source: Fault,
-}
-
-/// What can be wrong with an archive.
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// It is no tar archive, or only a part of one.
-    #[error("unpack it")]
-    Tar(#[source] io::Error),
-    /// Something goes on behind the archive.
-    #[error("find its end: there are more than {0} bytes behind it")]
-    Trailing(u64),
-    /// More entries than anybody needs.
-    #[error("unpack it: it has more than {0} entries")]
-    TooMany(usize),
-    /// Something points out of the archive.
-    #[error("accept the entry {path:?}: it points outside the archive")]
-    Outside {
-        /// The entry, and what it points to.
-        path: String,
-    },
-    /// Neither file, folder, nor link, or a name that is not text.
-    #[error("accept the entry {path:?}: {what}")]
-    Entry {
-        /// The entry.
-        path: String,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// A document that no registry would take.
-    #[error("accept {what}: it is longer than {limit} bytes")]
-    Huge {
-        /// The document, or all of them.
-        what: String,
-        /// Bytes that are accepted.
-        limit: u64,
-    },
-    /// Neither of the two known forms.
-    #[error("find index.json or manifest.json in it: it is neither an OCI nor a docker archive")]
-    Neither,
-    /// A document that is not what it should be.
-    #[error("understand {what}")]
-    Json {
-        /// The document.
-        what: String,
-        /// Where it stops making sense.
-        source: serde_json::Error,
-    },
-    /// Nobody can tell which image is meant.
-    #[error("choose the {architecture} image: there are {found}")]
-    Choice {
-        /// The architecture that was announced.
-        architecture: String,
-        /// How many images fit.
-        found: usize,
-    },
-    /// Other bytes than their name says.
-    #[error("verify blob {expected}: its digest is {found}")]
-    Digest {
-        /// By its name.
-        expected: Digest,
-        /// Of its bytes.
-        found: Digest,
-    },
-    /// More or less than the manifest says.
-    #[error("verify {what}: it has {found} bytes, and {expected} according to what names it")]
-    Size {
-        /// The blob.
-        what: String,
-        /// According to its descriptor.
-        expected: u64,
-        /// As found.
-        found: u64,
-    },
-    /// Something is named and not there.
-    #[error("find {what}: it is named and not in the archive")]
-    Missing {
-        /// A digest or path.
-        what: String,
-    },
-    /// Made for something else.
-    #[error("accept it as {expected}: its configuration says {found}")]
-    Platform {
-        /// What was announced.
-        expected: String,
-        /// What it is.
-        found: String,
-    },
-    /// A layer of a docker archive is not what the configuration says.
-    #[error("verify layer {path}: it is {found} unpacked, and {expected} according to the configuration")]
-    Layer {
-        /// Its entry.
-        path: String,
-        /// According to the configuration.
-        expected: Digest,
-        /// As found.
-        found: Digest,
-    },
-    /// The configuration counts other layers than the manifest.
-    #[error("match its layers: the manifest names {named}, the configuration {described}")]
-    Layers {
-        /// In the manifest.
-        named: usize,
-        /// In the configuration.
-        described: usize,
-    },
-    /// The stream itself failed.
-    #[error("read it")]
-    Read(#[source] io::Error),
-    /// The process is ending.
-    #[error("compress a layer of it: interrupted")]
-    Interrupted,
-}
-
-impl Classified for Error {
-    fn class(&self) -> Class {
-        match &self.source {
-            Fault::Read(_) | Fault::Interrupted => Class::TRANSIENT,
-            Fault::Tar(_)
-            | Fault::Trailing(_)
-            | Fault::TooMany(_)
-            | Fault::Outside { .. }
-            | Fault::Entry { .. }
-            | Fault::Huge { .. }
-            | Fault::Neither
-            | Fault::Json { .. }
-            | Fault::Choice { .. }
-            | Fault::Digest { .. }
-            | Fault::Size { .. }
-            | Fault::Missing { .. }
-            | Fault::Platform { .. }
-            | Fault::Layer { .. }
-            | Fault::Layers { .. } => Class::Deliverable,
-        }
     }
 }

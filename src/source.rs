@@ -331,7 +331,8 @@ impl Chunks {
 }
 
 /// Whether there are only zeros. Sixteen bytes at a time, which the compiler turns into vector instructions.
-fn is_zero(bytes: &[u8]) -> bool {
+#[must_use]
+pub fn is_zero(bytes: &[u8]) -> bool {
     let (head, middle) = bytes.as_chunks::<16>();
     head.iter().all(|word| u128::from_ne_bytes(*word) == 0) && middle.iter().all(|byte| *byte == 0)
 }

@@ -1,7 +1,5 @@
 //! Configuration from outside: files that operators have, examples that we ship, files that are wrong.
 
-#![expect(clippy::expect_used, reason = "a test may panic")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -155,7 +155,6 @@ fn or(text: String, default: &str) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::expect_used, reason = "a test may panic")]
 mod tests {
     use super::AmqpUrl;
 

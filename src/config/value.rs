@@ -119,7 +119,6 @@ fn bytes(text: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-#[expect(clippy::expect_used, reason = "a test may panic")]
 mod tests {
     use super::{bytes, is_loopback};
     use url::Host;

@@ -15,9 +15,6 @@ use super::{
 
 /// An image's links lead to its layers at once; a chain of them is a trap.
 const LINKS: usize = 8;
-/// How build tools mark an entry of an index that is a statement about another and no image.
-const REFERENCE: &str = "vnd.docker.reference.type";
-
 /// All entries of an archive by their paths.
 #[derive(Default)]
 pub(super) struct Contents {
@@ -297,7 +294,7 @@ fn descriptor(media_type: &str, blob: Blob) -> Descriptor {
 
 /// The one entry that is meant: the only one, or the only one for this architecture.
 fn choose(index: Index, arch: &str) -> Result<Descriptor, Fault> {
-    let mut images: Vec<Descriptor> = index.manifests.into_iter().filter(is_image).collect();
+    let mut images: Vec<Descriptor> = index.manifests.into_iter().filter(Descriptor::is_image).collect();
     if images.len() > 1 {
         let wanted = architecture(arch);
         images.retain(|image| {
@@ -313,12 +310,6 @@ fn choose(index: Index, arch: &str) -> Result<Descriptor, Fault> {
             architecture: arch.to_owned(),
             found: images.len(),
         })
-}
-
-/// Not a statement about another image.
-pub(super) fn is_image(entry: &Descriptor) -> bool {
-    let unknown = |platform: &super::Platform| platform.architecture == "unknown" || platform.os == "unknown";
-    !entry.platform.as_ref().is_some_and(unknown) && !entry.annotations.contains_key(REFERENCE)
 }
 
 /// The configuration is for what was announced, and for these layers.

@@ -85,7 +85,10 @@ mod tests {
         };
         let second = assembler.add(hole).unwrap();
         let expected: Vec<u8> = [vec![0; 10], vec![3; CHUNK - 10]].concat();
-        assert_eq!((second.offset, second.content), (CHUNK as u64, Content::Data(expected.into())));
+        assert_eq!(
+            (second.offset, second.content),
+            (CHUNK as u64, Content::Data(expected.into()))
+        );
         assert_eq!(assembler.rest(), None);
     }
 

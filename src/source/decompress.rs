@@ -148,7 +148,11 @@ fn decode(magic: Bytes, stored: &mut Stored, lane: &mpsc::Sender<Decoded>) -> Re
 }
 
 /// Sends what a decoder yields in full chunks, so that offsets stay multiples of the chunk size.
-fn copy(mut decoder: impl Read, lane: &mpsc::Sender<Decoded>, malformed: impl Fn(io::Error) -> Stop) -> Result<(), Stop> {
+fn copy(
+    mut decoder: impl Read,
+    lane: &mpsc::Sender<Decoded>,
+    malformed: impl Fn(io::Error) -> Stop,
+) -> Result<(), Stop> {
     let mut offset = 0;
     loop {
         let mut chunk = Vec::with_capacity(CHUNK);

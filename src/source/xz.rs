@@ -459,4 +459,3 @@ impl Index {
         self.length += 1;
     }
 }
-

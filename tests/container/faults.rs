@@ -9,11 +9,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use cloud_image_uploader::provider::{Origin, Provider, Task};
-use cloud_image_uploader_test_support::archive::{Row, xz};
+use cloud_image_uploader_test_support::archive::{OciArchive, Row, layer, xz};
 use cloud_image_uploader_test_support::http_server::HttpServer;
 use cloud_image_uploader_test_support::process::free_port;
 use cloud_image_uploader_test_support::registry::Registry;
 use cloud_image_uploader_test_support::skopeo::Skopeo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::world::*;
 
@@ -245,4 +246,49 @@ async fn a_registry_that_is_not_there_fails_alone() {
     assert_eq!(publication.places.len(), 1);
     assert_eq!(publication.failed[0].location, absent.url);
     assert!(publication.failed[0].failure.class().is_transient());
+}
+
+/// A registry that lets an upload begin and then takes nothing.
+async fn deaf() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while let Ok(byte) = stream.read_u8().await {
+                    head.push(byte);
+                    if !head.ends_with(b"\r\n\r\n") {
+                        continue;
+                    }
+                    let answer: &[u8] = match head[0] {
+                        b'P' if head.starts_with(b"PUT") => std::future::pending().await,
+                        b'P' => b"HTTP/1.1 202 Accepted\r\nLocation: /upload?x=y\r\nContent-Length: 0\r\n\r\n",
+                        _ => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+                    };
+                    stream.write_all(answer).await.unwrap();
+                    head.clear();
+                }
+            });
+        }
+    });
+    address.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes half a minute: a dead connection is waited for that long"]
+async fn an_upload_that_does_not_move_ends() {
+    let entry = Entry::at(&deaf().await);
+    let (section, provider) = provider(&[&entry]);
+    let folder = tempfile::tempdir().unwrap();
+    // More than the sockets' buffers take.
+    let archive = OciArchive::new("amd64").layer(layer("large", 64 << 20)).build();
+    let rows = vec![Row::container("Container_Base", "x86_64", archive)];
+    let deliverable = deliverable(&section, folder.path(), FIRST, rows).await;
+    let started = std::time::Instant::now();
+    let staged = provider.stage(&deliverable, &task()).await.unwrap();
+    let failure = &staged.failed[0].failure;
+    assert!(failure.class().is_transient(), "{failure}");
+    assert!(failure.to_string().contains("no progress for 30 s"), "{failure}");
+    assert!(started.elapsed().as_secs() < 45, "{:?}", started.elapsed());
 }

@@ -1,5 +1,8 @@
 //! The container provider on real registries.
 
+#![cfg(feature = "container")]
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
 mod faults;
 mod hostile;
 mod publish;

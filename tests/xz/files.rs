@@ -85,7 +85,10 @@ pub async fn collect(mut chunks: Chunks, ordered: bool) -> Result<(Vec<u8>, usiz
     let count = pieces.len();
     for (index, chunk) in pieces.into_iter().enumerate() {
         assert_eq!(chunk.offset, bytes.len() as u64);
-        assert!(chunk.content.len() == CHUNK || index + 1 == count, "only the last may be short");
+        assert!(
+            chunk.content.len() == CHUNK || index + 1 == count,
+            "only the last may be short"
+        );
         match chunk.content {
             Content::Data(data) => bytes.extend_from_slice(&data),
             Content::Hole(len) => {

@@ -95,11 +95,31 @@ async fn each_is_refused_with_its_reason() {
         ("index checksum", changed(file.len() - 14), "the index is damaged"),
         ("footer", changed(file.len() - 5), "a stream footer is damaged"),
         ("padding", [&file[..], &[0; 3]].concat(), "not a multiple of four bytes"),
-        ("padding between", [&file[..], &[0; 2], &file].concat(), "not a multiple of four bytes"),
-        ("rubbish", [&file[..], b"rubbish rubbish"].concat(), "neither a stream nor padding"),
-        ("claims 100 GiB", claims(&[&[0xc0, 40], &huge, &[0x21, 1, 22]]), "larger than its header says"),
-        ("compressed to 100 GiB", claims(&[&[0x40], &huge, &[0x21, 1, 22]]), "lzma"),
-        ("100 GiB of both", claims(&[&[0xc0], &huge, &huge, &[0x21, 1, 22]]), "lzma"),
+        (
+            "padding between",
+            [&file[..], &[0; 2], &file].concat(),
+            "not a multiple of four bytes",
+        ),
+        (
+            "rubbish",
+            [&file[..], b"rubbish rubbish"].concat(),
+            "neither a stream nor padding",
+        ),
+        (
+            "claims 100 GiB",
+            claims(&[&[0xc0, 40], &huge, &[0x21, 1, 22]]),
+            "larger than its header says",
+        ),
+        (
+            "compressed to 100 GiB",
+            claims(&[&[0x40], &huge, &[0x21, 1, 22]]),
+            "lzma",
+        ),
+        (
+            "100 GiB of both",
+            claims(&[&[0xc0], &huge, &huge, &[0x21, 1, 22]]),
+            "lzma",
+        ),
         ("dictionary of 4 GiB", large_dictionary(), "memory limit reached"),
         ("no LZMA2", claims(&[&[0, 3, 1, 0]]), "not compressed with lzma2"),
     ];
@@ -138,7 +158,11 @@ async fn a_bomb_flows_until_it_is_dropped() {
     let zeros = serial(&vec![0; 64 << 20], 64 << 20, 0, Check::Crc64, false);
     let blocks = parallel(&vec![0; 64 << 20], 1 << 20, 0, Check::Crc64);
     let mut ends = Vec::new();
-    for (bomb, ordered) in [(zeros.repeat(256), true), (zeros.repeat(256), false), (blocks.repeat(256), false)] {
+    for (bomb, ordered) in [
+        (zeros.repeat(256), true),
+        (zeros.repeat(256), false),
+        (blocks.repeat(256), false),
+    ] {
         let stored = Stored::new(&bomb);
         let sources = sources(64 << 20, 2);
         let source = sources.source(&stored.image());

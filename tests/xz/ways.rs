@@ -36,7 +36,10 @@ async fn every_kind_of_file_comes_out_whole() {
         for (name, file, times) in &files {
             for ordered in [true, false] {
                 let decoded = decode(file, ordered, memory).await.unwrap();
-                assert!(decoded == content.repeat(*times), "{name}, {memory} bytes, in order: {ordered}");
+                assert!(
+                    decoded == content.repeat(*times),
+                    "{name}, {memory} bytes, in order: {ordered}"
+                );
                 assert!(reference(file).unwrap() == decoded, "{name}");
             }
         }
@@ -67,7 +70,10 @@ async fn zeros_are_told_as_holes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_twin_with_a_wrong_check_is_no_twin() {
     let mut file = parallel(&vec![0; 8 << 20], 1 << 20, 0, Check::Crc64);
-    let blocks = file.windows(8).filter(|window| *window == check_of_zeros(&file)).count();
+    let blocks = file
+        .windows(8)
+        .filter(|window| *window == check_of_zeros(&file))
+        .count();
     assert_eq!(blocks, 8);
     let check = check_of_zeros(&file);
     let last = file.windows(8).rposition(|window| window == check).unwrap();

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use url::{Host, Url};
 
-use super::registry::Error;
+use super::error::Error;
 use crate::http;
 use crate::secret::Secret;
 

@@ -96,14 +96,11 @@ pub(super) fn reusable<'a>(index: &'a Index, image: &Image) -> Option<&'a Descri
 
 /// The former entries of architectures that the deliverable lacks.
 pub(super) fn missing<'a>(index: &'a Index, deliverable: &'a Deliverable) -> impl Iterator<Item = &'a Descriptor> {
-    index.manifests.iter().filter(|entry| {
-        let reference = entry.annotations.contains_key("vnd.docker.reference.type");
-        let unknown = entry
-            .platform
-            .as_ref()
-            .is_none_or(|platform| platform.architecture == "unknown");
-        !reference && !unknown && !deliverable.images.iter().any(|image| is_for(entry, image))
-    })
+    let entries = index
+        .manifests
+        .iter()
+        .filter(|entry| entry.is_image() && entry.platform.is_some());
+    entries.filter(|entry| !deliverable.images.iter().any(|image| is_for(entry, image)))
 }
 
 /// The day of the compose an entry came from, if it is marked.
@@ -193,5 +190,165 @@ impl Classified for Error {
         match self {
             Self::Owner { .. } | Self::Kept { .. } | Self::OtherContent { .. } | Self::Json(_) => Class::Deliverable,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compose::release::{Release, Stage};
+    use crate::location::Location;
+    use crate::oci::Platform;
+    use crate::select::Target;
+
+    fn image(arch: &str, sha256: &str) -> Image {
+        Image {
+            path: format!("Container/{arch}/images/x.tar.xz"),
+            location: Location::Folder("x.tar.xz".into()),
+            arch: arch.to_owned(),
+            subvariant: "Container_Base".to_owned(),
+            kind: "container".to_owned(),
+            format: "tar.xz".to_owned(),
+            size: 1,
+            sha256: sha256.to_owned(),
+        }
+    }
+
+    fn deliverable(id: &str, images: Vec<Image>) -> Deliverable {
+        Deliverable {
+            target: Target::Repository {
+                repository: "fedora".to_owned(),
+                tags: vec!["43".to_owned()],
+            },
+            locations: Vec::new(),
+            images,
+            subvariant: "Container_Base".to_owned(),
+            compose: ComposeId::parse(id).unwrap(),
+            release: Release {
+                name: "43".to_owned(),
+                number: 43,
+                stage: Stage::Nightly,
+                newest_stable: false,
+                end_of_life: None,
+            },
+        }
+    }
+
+    fn entry(deliverable: &Deliverable, image: &Image) -> Descriptor {
+        Descriptor {
+            media_type: crate::oci::MANIFEST.to_owned(),
+            digest: Digest::of(image.sha256.as_bytes()),
+            size: 7,
+            platform: Some(Platform {
+                architecture: architecture(&image.arch).to_owned(),
+                os: "linux".to_owned(),
+                variant: None,
+            }),
+            annotations: annotations(deliverable, image),
+        }
+    }
+
+    fn index_of(deliverable: &Deliverable) -> Index {
+        let entries = deliverable
+            .images
+            .iter()
+            .map(|image| entry(deliverable, image))
+            .collect();
+        serde_json::from_slice(&build(deliverable, entries).unwrap().1).unwrap()
+    }
+
+    #[test]
+    fn the_same_entries_give_the_same_index_in_any_order() {
+        let images = ["aarch64", "armhfp", "ppc64le", "s390x", "x86_64"].map(|arch| image(arch, arch));
+        let deliverable = deliverable("Fedora-Container-43-20251024.0", images.to_vec());
+        let mut entries: Vec<_> = images.iter().map(|image| entry(&deliverable, image)).collect();
+        let (digest, bytes) = build(&deliverable, entries.clone()).unwrap();
+        entries.reverse();
+        assert_eq!(build(&deliverable, entries).unwrap(), (digest, bytes.clone()));
+        let index: Index = serde_json::from_slice(&bytes).unwrap();
+        let architectures: Vec<_> = index
+            .manifests
+            .iter()
+            .map(|entry| entry.platform.clone().unwrap().architecture)
+            .collect();
+        assert_eq!(
+            architectures,
+            ["arm64", "arm", "ppc64le", "s390x", "amd64"],
+            "by Fedora's names"
+        );
+    }
+
+    #[test]
+    fn a_tag_is_judged_by_its_mark() {
+        let ours = deliverable(
+            "Fedora-Container-43-20251024.0",
+            vec![image("x86_64", "a"), image("aarch64", "b")],
+        );
+        let complete = index_of(&ours);
+        assert_eq!(judge("43", &complete, &ours, false).unwrap(), Held::Complete);
+
+        let half = index_of(&deliverable(
+            "Fedora-Container-43-20251024.0",
+            vec![image("x86_64", "a")],
+        ));
+        assert_eq!(judge("43", &half, &ours, false).unwrap(), Held::Replaceable);
+        assert!(reusable(&half, &ours.images[0]).is_some() && reusable(&half, &ours.images[1]).is_none());
+
+        let other = index_of(&deliverable(
+            "Fedora-Container-43-20251024.0",
+            vec![image("x86_64", "c"), image("aarch64", "b")],
+        ));
+        let text = judge("43", &other, &ours, false).unwrap_err().to_string();
+        assert!(text.contains("SHA-256 c") && text.contains("has a"), "{text}");
+
+        // Across families, by date and then respin.
+        for (id, expected) in [
+            ("Fedora-43-20251024.1", Held::Newer("Fedora-43-20251024.1".to_owned())),
+            ("Fedora-43-20251024.0", Held::Replaceable),
+            ("Fedora-Container-43-20251023.9", Held::Replaceable),
+        ] {
+            let held = index_of(&deliverable(id, ours.images.clone()));
+            assert_eq!(judge("43", &held, &ours, false).unwrap(), expected, "{id}");
+            assert_eq!(judge("43", &held, &ours, true).unwrap(), Held::Replaceable, "{id}");
+        }
+    }
+
+    #[test]
+    fn an_operators_word_is_obeyed() {
+        let ours = deliverable("Fedora-Container-43-20251024.0", vec![image("x86_64", "a")]);
+        let mut former = index_of(&deliverable(
+            "Fedora-Container-43-20251001.0",
+            vec![image("x86_64", "b")],
+        ));
+        former.annotations.insert(DELETE.to_owned(), "never".to_owned());
+        assert!(matches!(judge("43", &former, &ours, true), Err(Error::Kept { .. })));
+        former
+            .annotations
+            .insert(format!("{PREFIX}owner"), "somebody".to_owned());
+        assert!(matches!(judge("43", &former, &ours, true), Err(Error::Owner { .. })));
+        former.annotations.clear();
+        assert_eq!(judge("43", &former, &ours, false).unwrap(), Held::Replaceable);
+    }
+
+    #[test]
+    fn only_images_are_kept() {
+        let ours = deliverable("Fedora-Container-43-20251024.0", vec![image("x86_64", "a")]);
+        let mut former = index_of(&deliverable(
+            "Fedora-Container-43-20251001.0",
+            vec![image("x86_64", "b"), image("s390x", "c"), image("aarch64", "d")],
+        ));
+        let platform = former.manifests[0].platform.as_mut().unwrap();
+        assert_eq!(platform.architecture, "arm64");
+        platform.architecture = "unknown".to_owned();
+        let kept: Vec<_> = missing(&former, &ours)
+            .map(|entry| entry.platform.clone().unwrap().architecture)
+            .collect();
+        assert_eq!(kept, ["s390x"]);
+        assert_eq!(date_of(&former.manifests[1]), Some("2025-10-01".parse().unwrap()));
+        assert_eq!(
+            date_of_created("2025-10-01T23:30:00-02:00"),
+            Some("2025-10-02".parse().unwrap())
+        );
+        assert_eq!(date_of_created("yesterday"), None);
     }
 }

@@ -5,22 +5,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream;
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
-use serde::Deserialize;
-use tokio::sync::oneshot;
-use url::Url;
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 
 use super::auth::Auth;
-use super::upload;
+use super::error::Error;
 use crate::config::Environment;
 use crate::config::container as config;
 use crate::error::{Class, Classified, Failure};
 use crate::http;
-use crate::oci::{Blob, Body, DOCKER_LIST, DOCKER_MANIFEST, Digest, INDEX, JSON_LIMIT, MANIFEST, Pieces, Store};
+use crate::oci::{DOCKER_LIST, DOCKER_MANIFEST, Digest, INDEX, JSON_LIMIT, MANIFEST};
 use crate::retry::Policy;
 
 /// Uploads have a watch of their own; every other call has a time-out of its own.
@@ -30,20 +25,14 @@ const INVALID: Policy = Policy {
     longest: Duration::from_secs(4),
     give_up_after: Duration::from_secs(15),
 };
-/// What of an error's body is read, and what of it is quoted.
-const ERROR_BODY: usize = 64 << 10;
-const QUOTED: usize = 300;
-/// Bytes in memory are sent in pieces, so that their progress can be seen.
-const PIECE: usize = 256 << 10;
-
 /// A configured registry.
 #[derive(Debug)]
 pub(super) struct Registry {
     /// As configured.
     pub(super) url: String,
-    section: config::Registry,
-    http: Client,
-    auth: Auth,
+    pub(super) section: config::Registry,
+    pub(super) http: Client,
+    pub(super) auth: Auth,
     advice: String,
 }
 
@@ -78,7 +67,7 @@ impl Registry {
     }
 
     /// Adds what the registry wants to see.
-    async fn show(&self, scope: &str, request: RequestBuilder) -> Result<RequestBuilder, Error> {
+    pub(super) async fn show(&self, scope: &str, request: RequestBuilder) -> Result<RequestBuilder, Error> {
         let shown = self.auth.show(&self.http, scope, request).await;
         shown.map_err(|error| error.advise(&self.advice))
     }
@@ -98,9 +87,9 @@ impl Registry {
 /// A repository of a registry.
 #[derive(Debug, Clone)]
 pub(super) struct Repository {
-    registry: Arc<Registry>,
+    pub(super) registry: Arc<Registry>,
     name: String,
-    scope: String,
+    pub(super) scope: String,
     shown: String,
 }
 
@@ -219,7 +208,7 @@ impl Repository {
         self.success(what, response).await.map(drop)
     }
 
-    async fn head(&self, path: &str) -> Result<bool, Error> {
+    pub(super) async fn head(&self, path: &str) -> Result<bool, Error> {
         let what = || format!("look for {path} in {}", self.shown);
         let accept = [INDEX, MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
         let call = async || {
@@ -235,12 +224,12 @@ impl Repository {
     }
 
     /// Below the repository.
-    fn url(&self, path: &str) -> String {
+    pub(super) fn url(&self, path: &str) -> String {
         format!("{}v2/{}/{path}", self.registry.section.base, self.name)
     }
 
     /// One call without a long body, with the credentials the registry asks for. Any status is an answer but a 401.
-    async fn call(
+    pub(super) async fn call(
         &self,
         what: impl Fn() -> String,
         request: impl Fn(&Client) -> RequestBuilder,
@@ -261,157 +250,11 @@ impl Repository {
         }
     }
 
-    async fn success(&self, what: impl Fn() -> String, response: Response) -> Result<Response, Error> {
+    pub(super) async fn success(&self, what: impl Fn() -> String, response: Response) -> Result<Response, Error> {
         if response.status().is_success() {
             return Ok(response);
         }
         Err(Error::of(what(), response).await.advise(&self.registry.advice))
-    }
-
-    /// Opens an upload; its address.
-    async fn begin(&self) -> Result<Url, Error> {
-        let what = || format!("begin an upload to {}", self.shown);
-        let call = async || {
-            let post = |http: &Client| http.post(self.url("blobs/uploads/")).header(CONTENT_LENGTH, 0);
-            let response = self.call(what, post).await?;
-            let response = self.success(what, response).await?;
-            self.location(what, &response)
-        };
-        Policy::CALL.run("registry begin upload", Error::class, call).await
-    }
-
-    /// Where an upload goes on. Without it an answer is none, whatever its status: a load balancer may have given it.
-    fn location(&self, what: impl Fn() -> String, response: &Response) -> Result<Url, Error> {
-        let text = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        let Some(text) = text else {
-            return Err(Error::odd(what(), &format!("{} without a Location", response.status())));
-        };
-        let base = &self.registry.section.base;
-        let location = response.url().join(text);
-        let mut location = location.map_err(|_| Error::odd(what(), "a Location that is no address"))?;
-        // A registry behind a proxy may not know that its clients speak https.
-        if base.scheme() == "https" && location.scheme() == "http" && location.set_scheme("https").is_err() {
-            return Err(Error::odd(what(), "a Location that is not https"));
-        }
-        Ok(location)
-    }
-
-    /// One upload request. Credentials stay at the registry's own address.
-    async fn upload(
-        &self,
-        what: impl Fn() -> String,
-        request: RequestBuilder,
-        at: &Url,
-        body: Pushed,
-    ) -> Result<Response, Error> {
-        let registry = &*self.registry;
-        let ours = at.origin() == registry.section.base.origin();
-        let request = request.header(CONTENT_TYPE, "application/octet-stream");
-        let request = if ours {
-            registry.show(&self.scope, request).await?
-        } else {
-            request
-        };
-        let response = match body {
-            Pushed::Nothing => {
-                let sent = request.header(CONTENT_LENGTH, 0).timeout(http::CALL).send().await;
-                sent.map_err(|source| Error::Lost {
-                    what: what(),
-                    source: source.without_url(),
-                })?
-            }
-            Pushed::Held(bytes) => {
-                let mut rest = bytes;
-                let pieces = std::iter::from_fn(move || {
-                    let piece = rest.split_to(PIECE.min(rest.len()));
-                    (!piece.is_empty()).then_some(Ok(piece))
-                });
-                upload::send(&what, request, stream::iter(pieces)).await?
-            }
-            Pushed::Passing(pieces) => upload::send(&what, request, pieces).await?,
-        };
-        if ours && response.status() == StatusCode::UNAUTHORIZED {
-            // The token ended between the two requests. The body is gone; the next try shows a new one.
-            registry.auth.challenged(&self.scope, response.headers()).await;
-            return Err(Error::odd(what(), "401 in the middle of an upload"));
-        }
-        self.success(what, response).await
-    }
-
-    /// Sends a blob of known length in one request, and makes sure that it arrived.
-    async fn put_once(&self, blob: &Blob, body: Pushed) -> Result<(), Error> {
-        let what = || format!("put blob {} to {}", blob.digest, self.shown);
-        let mut location = self.begin().await?;
-        location.query_pairs_mut().append_pair("digest", blob.digest.as_str());
-        let request = self
-            .registry
-            .http
-            .request(Method::PUT, location.clone())
-            .header(CONTENT_LENGTH, blob.size);
-        let outcome = self.upload(what, request, &location, body).await;
-        self.settle(blob, what, outcome).await
-    }
-
-    /// An answer that was lost, or is not the usual one, is settled by looking.
-    async fn settle(
-        &self,
-        blob: &Blob,
-        what: impl Fn() -> String,
-        outcome: Result<Response, Error>,
-    ) -> Result<(), Error> {
-        let error = match outcome {
-            Ok(response) if response.status() == StatusCode::CREATED => {
-                tracing::debug!(digest = %blob.digest, bytes = blob.size, "pushed blob {} to {}", blob.digest, self.shown);
-                return Ok(());
-            }
-            Ok(response) => Error::odd(what(), &format!("{} and not 201", response.status())),
-            Err(error @ Error::Withdrawn(_)) => return Err(error),
-            Err(error) => error,
-        };
-        let there = error.class().is_transient() && self.head(&format!("blobs/{}", blob.digest)).await.unwrap_or(false);
-        if there { Ok(()) } else { Err(error) }
-    }
-}
-
-/// What an upload request carries.
-enum Pushed {
-    Nothing,
-    Held(Bytes),
-    Passing(Pieces),
-}
-
-#[async_trait]
-impl Store for Repository {
-    async fn has(&self, blob: &Blob) -> Result<bool, Failure> {
-        Ok(self.head(&format!("blobs/{}", blob.digest)).await?)
-    }
-
-    async fn put(&self, blob: &Blob, body: Body) -> Result<(), Failure> {
-        let bytes = match body {
-            Body::Passing(pieces) => return Ok(self.put_once(blob, Pushed::Passing(pieces)).await?),
-            Body::Held(bytes) => bytes,
-        };
-        let put = async || self.put_once(blob, Pushed::Held(bytes.clone())).await;
-        Ok(Policy::CALL.run("registry put blob", Error::class, put).await?)
-    }
-
-    /// One [PATCH](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-a-blob-in-chunks) as long as
-    /// the body, then the name.
-    async fn put_unknown(&self, body: Pieces, name: oneshot::Receiver<Blob>) -> Result<(), Failure> {
-        let what = || format!("send a layer to {}", self.shown);
-        let location = self.begin().await?;
-        let request = self.registry.http.request(Method::PATCH, location.clone());
-        let response = self.upload(what, request, &location, Pushed::Passing(body)).await?;
-        let mut location = self.location(what, &response)?;
-        let blob = name.await.map_err(|_| Error::Withdrawn(what()))?;
-        location.query_pairs_mut().append_pair("digest", blob.digest.as_str());
-        let what = || format!("put blob {} to {}", blob.digest, self.shown);
-        let close = async || {
-            let request = self.registry.http.request(Method::PUT, location.clone());
-            let outcome = self.upload(what, request, &location, Pushed::Nothing).await;
-            self.settle(&blob, what, outcome).await
-        };
-        Ok(Policy::CALL.run("registry close upload", Error::class, close).await?)
     }
 }
 
@@ -428,190 +271,5 @@ async fn read(what: impl Fn() -> String, mut response: Response) -> Result<Bytes
         if body.len() as u64 > JSON_LIMIT {
             return Err(Error::TooLong(what()));
         }
-    }
-}
-
-/// A registry that does not do what it is asked.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    /// The environment lacks something.
-    #[error("find credentials: {0}")]
-    Credentials(String),
-    /// No answer, or not all of it.
-    #[error("{what}")]
-    Lost {
-        /// What was asked for.
-        what: String,
-        /// Why.
-        source: reqwest::Error,
-    },
-    /// The registry does not want to.
-    #[error("{what}: the registry answered {status}{said}")]
-    Status {
-        /// What was asked for.
-        what: String,
-        /// The HTTP status.
-        status: u16,
-        /// What it said about it: code and message.
-        said: String,
-        /// Its wish.
-        after: Option<Duration>,
-    },
-    /// It does not take uploads any further.
-    #[error("{what}: no progress for {seconds} s")]
-    Stalled {
-        /// What was asked for.
-        what: String,
-        /// How long it was waited.
-        seconds: u64,
-    },
-    /// The archive failed, not the registry.
-    #[error("{0}: its source broke off")]
-    Withdrawn(String),
-    /// An answer that means nothing.
-    #[error("{what}: the registry answered with {answer}")]
-    Odd {
-        /// What was asked for.
-        what: String,
-        /// What came.
-        answer: String,
-    },
-    /// No document is that long.
-    #[error("{0}: it is longer than 4 MiB")]
-    TooLong(String),
-    /// Credentials would travel in the open.
-    #[error("get a token from {0}: only https is accepted")]
-    Realm(String),
-}
-
-impl Error {
-    pub(super) fn odd(what: String, answer: &str) -> Self {
-        Self::Odd {
-            what,
-            answer: answer.to_owned(),
-        }
-    }
-
-    /// From an answer that is not a success, with
-    /// [what the registry says](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#error-codes).
-    pub(super) async fn of(what: String, mut response: Response) -> Self {
-        let status = response.status().as_u16();
-        let after = http::retry_after(response.headers());
-        let mut body = Vec::new();
-        while let Ok(Some(bytes)) = response.chunk().await {
-            body.extend_from_slice(&bytes);
-            if body.len() > ERROR_BODY {
-                break;
-            }
-        }
-        Self::Status {
-            what,
-            status,
-            said: quote(&body),
-            after,
-        }
-    }
-
-    /// Adds what an operator can do about a refusal.
-    fn advise(mut self, advice: &str) -> Self {
-        if let Self::Status {
-            status: 401 | 403,
-            said,
-            ..
-        } = &mut self
-        {
-            said.push_str("; ");
-            said.push_str(advice);
-        }
-        self
-    }
-
-    /// quay.io's answer to an index it accepts a moment later.
-    fn is_invalid(&self) -> bool {
-        matches!(self, Self::Status { said, .. } if said.contains("MANIFEST_INVALID"))
-    }
-
-    /// A blob or upload that the registry knew a moment ago: lost in its storage, not wrong.
-    fn is_forgotten(&self) -> bool {
-        let codes = [
-            "BLOB_UNKNOWN",
-            "BLOB_UPLOAD_UNKNOWN",
-            "MANIFEST_UNKNOWN",
-            "BLOB_UPLOAD_INVALID",
-        ];
-        matches!(self, Self::Status { said, .. } if codes.iter().any(|code| said.contains(code)))
-    }
-}
-
-impl Classified for Error {
-    fn class(&self) -> Class {
-        match self {
-            Self::Credentials(_) | Self::Realm(_) => Class::Everything,
-            Self::Lost { source, .. } => http::class(source),
-            Self::Status { .. } if self.is_forgotten() => Class::TRANSIENT,
-            Self::Status { status, after, .. } => Class::of_status(*status, *after),
-            Self::Stalled { .. } | Self::Withdrawn(_) | Self::Odd { .. } => Class::TRANSIENT,
-            Self::TooLong(_) => Class::Deliverable,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct Errors {
-    errors: Vec<ErrorRow>,
-}
-
-#[derive(Deserialize)]
-struct ErrorRow {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    message: String,
-}
-
-/// ` (CODE: message)`, or nothing. Only what is meant to be read: an error's details may hold anything.
-fn quote(body: &[u8]) -> String {
-    let Ok(errors) = serde_json::from_slice::<Errors>(body) else {
-        return String::new();
-    };
-    let rows: Vec<String> = errors
-        .errors
-        .into_iter()
-        .map(|row| format!("{}: {}", row.code, row.message))
-        .collect();
-    let text: String = rows
-        .join("; ")
-        .chars()
-        .filter(|char| !char.is_control())
-        .take(QUOTED)
-        .collect();
-    if text.is_empty() { text } else { format!(" ({text})") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_registry_is_quoted_in_bounds() {
-        let body = br#"{"errors":[{"code":"DENIED","message":"not\nyours","detail":"secret"}]}"#;
-        assert_eq!(quote(body), " (DENIED: notyours)");
-        assert_eq!(quote(b"<html>"), "");
-        let long = format!(r#"{{"errors":[{{"code":"X","message":"{}"}}]}}"#, "a".repeat(5000));
-        assert_eq!(quote(long.as_bytes()).len(), QUOTED + 3);
-    }
-
-    #[test]
-    fn a_blob_that_was_there_a_moment_ago_is_pushed_again() {
-        let error = |status, said: &str| Error::Status {
-            what: String::new(),
-            status,
-            said: said.to_owned(),
-            after: None,
-        };
-        assert_eq!(error(404, " (MANIFEST_BLOB_UNKNOWN: x)").class(), Class::TRANSIENT);
-        assert_eq!(error(404, " (NAME_UNKNOWN: x)").class(), Class::Deliverable);
-        assert_eq!(error(403, "").class(), Class::Everything);
-        assert_eq!(error(429, "").class(), Class::TRANSIENT);
     }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use reqwest::{RequestBuilder, Response};
 
-use super::registry::Error;
+use super::error::Error;
 use crate::http;
 
 /// A connection that takes nothing for this long is dead.
@@ -78,6 +78,18 @@ impl Default for Progress {
     }
 }
 
+impl Progress {
+    /// The limit that has passed, if any has.
+    fn exceeded(&self) -> Option<Duration> {
+        let limit = match self.turn {
+            Turn::Ours => return None,
+            Turn::Registry => SILENCE,
+            Turn::Answer => http::CALL,
+        };
+        (self.moved.elapsed() > limit).then_some(limit)
+    }
+}
+
 impl Watch {
     fn lock(&self) -> MutexGuard<'_, Progress> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -93,13 +105,7 @@ impl Watch {
     async fn stalled(&self) -> Duration {
         loop {
             tokio::time::sleep(LOOK).await;
-            let progress = self.lock();
-            let limit = match progress.turn {
-                Turn::Ours => continue,
-                Turn::Registry => SILENCE,
-                Turn::Answer => http::CALL,
-            };
-            if progress.moved.elapsed() > limit {
+            if let Some(limit) = self.lock().exceeded() {
                 return limit;
             }
         }
@@ -132,33 +138,39 @@ impl<S: Stream<Item = io::Result<Bytes>>> Stream for Watched<S> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt;
+    use futures_util::{FutureExt, StreamExt};
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn only_the_registry_is_hurried() {
         let watch = Watch::default();
+        // As long ago as no limit allows.
+        let exceeded = || {
+            let mut progress = watch.lock();
+            progress.moved -= 2 * http::CALL;
+            progress.exceeded()
+        };
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        let pieces =
+            futures_util::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
         let mut body = Watched {
-            inner: Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(b"a"))])),
+            inner: Box::pin(pieces),
             watch: watch.clone(),
         };
-        assert!(
-            matches!(watch.lock().turn, Turn::Registry),
-            "a connection that never takes the first piece is dead"
+        assert_eq!(
+            exceeded(),
+            Some(SILENCE),
+            "a connection that never asks for the first piece is dead"
         );
+        assert!(body.next().now_or_never().is_none());
+        assert_eq!(exceeded(), None, "it waits for us");
+        sender.send(Ok(Bytes::from_static(b"a"))).await.unwrap();
         assert!(body.next().await.is_some());
-        assert!(matches!(watch.lock().turn, Turn::Registry));
+        assert_eq!(watch.lock().exceeded(), None, "it has just moved");
+        assert_eq!(exceeded(), Some(SILENCE));
+        drop(sender);
         assert!(body.next().await.is_none());
-        assert!(matches!(watch.lock().turn, Turn::Answer));
-        watch.turn(Turn::Ours);
-        watch.lock().moved -= 2 * http::CALL;
-        assert!(
-            tokio::time::timeout(Duration::from_secs(3600), watch.stalled())
-                .await
-                .is_err()
-        );
-        watch.lock().turn = Turn::Registry;
-        assert_eq!(watch.stalled().await, SILENCE);
+        assert_eq!(exceeded(), Some(http::CALL), "it has everything");
     }
 }

@@ -264,7 +264,10 @@ mod tests {
             (&[0, 0x21, 100, 22], "too short for its filters"),
             (&[0, 0x21, 1, 22, 0, 1], "in its padding"),
             (&[0x40, 0x80, 0, 0x21, 1, 22], "encoded wrongly"),
-            (&[0x40, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], "encoded wrongly"),
+            (
+                &[0x40, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+                "encoded wrongly",
+            ),
         ];
         for (fields, expected) in table {
             let error = BlockHeader::parse(header(fields)).unwrap_err().to_string();

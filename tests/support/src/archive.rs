@@ -1,7 +1,7 @@
 //! Images, archives, and composes made on the spot, good ones and hostile ones.
 //!
 //! [`OciArchive`] and [`DockerArchive`] build what skopeo and docker write. Each gives its entries as a list as well, so
-//! that a test can reorder, double, or replace them before [`tar`] packs the list, without any check. [`ComposeBuilder`]
+//! that a test can reorder, double, or replace them before [`tar()`] packs the list, without any check. [`ComposeBuilder`]
 //! puts images into a folder with the metadata that describes them. [`big`] writes a container archive of any size.
 
 mod big;

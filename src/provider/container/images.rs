@@ -1,0 +1,243 @@
+//! The first step: images to where they are lacking, and the index that names them, all by digest.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use jiff::civil::Date;
+
+use super::error::Error;
+use super::index;
+use super::registry::Repository;
+use crate::compose::Image;
+use crate::error::Failure;
+use crate::oci::{self, Config, Descriptor, Digest, Index, Manifest, Store, Stores};
+use crate::provider::{Failed, Task};
+use crate::select::Deliverable;
+use crate::source::Form;
+
+/// A location that lacks the deliverable.
+pub(super) struct Pending {
+    pub(super) location: String,
+    repository: Repository,
+    former: Option<Index>,
+    /// Of the index, as far as their manifests are there.
+    entries: Vec<Descriptor>,
+    /// Images that are not, by their place in the deliverable.
+    lacks: Vec<usize>,
+}
+
+impl Pending {
+    pub(super) fn new(
+        location: String,
+        repository: Repository,
+        former: Option<Index>,
+        deliverable: &Deliverable,
+    ) -> Self {
+        let mut entries = Vec::new();
+        let mut lacks = Vec::new();
+        for (number, image) in deliverable.images.iter().enumerate() {
+            match former.as_ref().and_then(|former| index::reusable(former, image)) {
+                Some(entry) => entries.push(Descriptor {
+                    annotations: index::annotations(deliverable, image),
+                    ..entry.clone()
+                }),
+                None => lacks.push(number),
+            }
+        }
+        Self {
+            location,
+            repository,
+            former,
+            entries,
+            lacks,
+        }
+    }
+}
+
+/// Pushes all images to where they are lacking. Locations that fail go from `pending` to `failed`.
+///
+/// Fails with the first image that cannot be published, or else, after the others are done, with one that cannot be now.
+pub(super) async fn push_images(
+    pending: &mut Vec<Pending>,
+    deliverable: &Deliverable,
+    task: &Task,
+    failed: &mut Vec<Failed>,
+) -> Result<(), Failure> {
+    let mut pushes = FuturesUnordered::new();
+    for (number, image) in deliverable.images.iter().enumerate() {
+        let lacking = pending.iter().filter(|pending| pending.lacks.contains(&number));
+        let lacking: Vec<_> = lacking
+            .map(|pending| (pending.location.clone(), pending.repository.clone()))
+            .collect();
+        if !lacking.is_empty() {
+            pushes.push(async move { (image, push_image(image, lacking, task).await) }.boxed());
+        }
+    }
+    let mut passing = None;
+    let mut outcomes = Vec::new();
+    while let Some((image, outcome)) = pushes.next().await {
+        match outcome {
+            Ok(pushed) => outcomes.push((image, pushed)),
+            Err(failure) if failure.class().is_transient() => passing = Some(failure),
+            Err(failure) => return Err(failure),
+        }
+    }
+    drop(pushes);
+    if let Some(failure) = passing {
+        return Err(failure);
+    }
+    let mut failures: BTreeMap<String, Failure> = BTreeMap::new();
+    for (image, pushed) in outcomes {
+        for location in pushed.failures {
+            failures.entry(location.0).or_insert(location.1);
+        }
+        if let Some(descriptor) = pushed.image {
+            let annotations = index::annotations(deliverable, image);
+            for pending in pending
+                .iter_mut()
+                .filter(|pending| pushed.locations.contains(&pending.location))
+            {
+                pending.entries.push(descriptor.descriptor(annotations.clone()));
+            }
+        }
+    }
+    pending.retain(|pending| !failures.contains_key(&pending.location));
+    failed.extend(
+        failures
+            .into_iter()
+            .map(|(location, failure)| Failed { location, failure }),
+    );
+    Ok(())
+}
+
+/// Where an image has got to.
+struct Pushed {
+    image: Option<oci::Image>,
+    locations: Vec<String>,
+    failures: Vec<(String, Failure)>,
+}
+
+/// Reads one archive, and pushes its blobs and then its manifest to all registries that lack it.
+async fn push_image(image: &Image, lacking: Vec<(String, Repository)>, task: &Task) -> Result<Pushed, Failure> {
+    let chunks = task.source(image).open(Form::Decompressed).await?;
+    let stores = lacking
+        .iter()
+        .map(|(location, repository)| (location.clone(), Arc::new(repository.clone()) as Arc<dyn Store>));
+    let mut stores = Stores::new(stores);
+    let read = oci::read(&image.path, &image.arch, chunks.into_read(), &mut stores).await?;
+    let mut failures = stores.into_failures();
+    let mut locations = Vec::new();
+    if let Some(read) = &read {
+        let mut puts = Vec::new();
+        for (location, repository) in lacking {
+            if !failures.iter().any(|(failed, _)| *failed == location) {
+                puts.push(async move { (location, put_image(&repository, read).await) }.boxed());
+            }
+        }
+        for (location, put) in join_all(puts).await {
+            match put {
+                Ok(()) => locations.push(location),
+                Err(error) => failures.push((location, error.into())),
+            }
+        }
+    }
+    Ok(Pushed {
+        image: read,
+        locations,
+        failures,
+    })
+}
+
+async fn put_image(repository: &Repository, image: &oci::Image) -> Result<(), Error> {
+    if repository.has_manifest(&image.digest).await? {
+        return Ok(());
+    }
+    repository
+        .put_manifest(image.digest.as_str(), &image.media_type, &image.manifest)
+        .await
+}
+
+/// Puts the index, by digest, after the manifests it names.
+pub(super) async fn push_index(
+    pending: &Pending,
+    deliverable: &Deliverable,
+    keep_missing: Duration,
+) -> Result<Digest, Failure> {
+    let repository = &pending.repository;
+    let mut entries = pending.entries.clone();
+    if let Some(former) = &pending.former {
+        for entry in index::missing(former, deliverable) {
+            if keeps(repository, entry, deliverable, keep_missing).await? {
+                entries.push(entry.clone());
+            }
+        }
+    }
+    let (digest, bytes) = index::build(deliverable, entries)?;
+    if !repository.has_manifest(&digest).await? {
+        repository.put_manifest(digest.as_str(), oci::INDEX, &bytes).await?;
+    }
+    tracing::info!(location = pending.location, digest = %digest, "pushed index {digest} to {}", repository.shown());
+    Ok(digest)
+}
+
+/// Whether an entry for an architecture that this compose lacks is young enough to stay.
+async fn keeps(
+    repository: &Repository,
+    entry: &Descriptor,
+    deliverable: &Deliverable,
+    keep_missing: Duration,
+) -> Result<bool, Failure> {
+    let arch = entry
+        .platform
+        .as_ref()
+        .map(|platform| oci::fedora_architecture(&platform.architecture));
+    let arch = arch.unwrap_or_default();
+    let date = match index::date_of(entry) {
+        Some(date) => Some(date),
+        None => created(repository, entry).await?,
+    };
+    let Some(date) = date else {
+        tracing::warn!(
+            arch,
+            "dropped {arch} from {}: this compose lacks it, and nobody knows its age",
+            repository.shown()
+        );
+        return Ok(false);
+    };
+    let days = (deliverable.compose.date - date).get_days();
+    let age = Duration::from_secs(u64::try_from(days).unwrap_or(0) * 24 * 60 * 60);
+    let keeps = age <= keep_missing;
+    if keeps {
+        tracing::info!(
+            arch,
+            "kept {arch} of {date} in {}: this compose lacks it",
+            repository.shown()
+        );
+    } else {
+        tracing::warn!(
+            arch,
+            "dropped {arch} of {date} from {}: no compose has had it since",
+            repository.shown()
+        );
+    }
+    Ok(keeps)
+}
+
+/// The day an unmarked entry's image was made.
+async fn created(repository: &Repository, entry: &Descriptor) -> Result<Option<Date>, Failure> {
+    let Some(held) = repository.manifest(entry.digest.as_str()).await? else {
+        return Ok(None);
+    };
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(&held.bytes) else {
+        return Ok(None);
+    };
+    let config = repository.small_blob(&manifest.config.digest).await?;
+    let config = config.and_then(|bytes| serde_json::from_slice::<Config>(&bytes).ok());
+    Ok(config
+        .and_then(|config| config.created)
+        .and_then(|created| index::date_of_created(&created)))
+}

@@ -1,0 +1,197 @@
+//! What the tags of a repository hold, and how they are moved.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::index::{self, Held};
+use super::registry::{Fetched, Repository};
+use crate::error::{Class, Classified, Failure};
+use crate::oci::{self, Digest, Index};
+use crate::provider::Place;
+use crate::retry::Policy;
+use crate::select::Deliverable;
+
+/// A registry may show a tag's former state for a moment.
+const READ_BACK: Policy = Policy {
+    longest: Duration::from_secs(2),
+    give_up_after: Duration::from_secs(10),
+};
+
+/// What a look at a repository found.
+pub(super) enum Looked {
+    /// The index is there; `tagged` if every tag has it.
+    Complete { digest: Digest, tagged: bool },
+    /// A tag holds a newer compose: the whole repository is left alone.
+    Newer(String),
+    /// Something has to be pushed. What the number tag holds may be of use.
+    Lacking(Option<Index>),
+}
+
+pub(super) async fn look(
+    repository: &Repository,
+    tags: &[String],
+    deliverable: &Deliverable,
+    allow_older: bool,
+) -> Result<Looked, Failure> {
+    let mut former = None;
+    let mut complete: Vec<Digest> = Vec::new();
+    for (position, tag) in tags.iter().enumerate() {
+        let Some(held) = repository.manifest(tag).await? else {
+            continue;
+        };
+        let index = parse(repository, tag, &held)?;
+        match index::judge(tag, &index, deliverable, allow_older)? {
+            Held::Newer(by) => return Ok(Looked::Newer(by)),
+            Held::Complete => complete.push(held.digest),
+            Held::Replaceable => {}
+        }
+        if position == 0 {
+            former = Some(index);
+        }
+    }
+    Ok(match complete.first() {
+        Some(digest) => Looked::Complete {
+            tagged: complete.len() == tags.len() && complete.iter().all(|other| other == digest),
+            digest: digest.clone(),
+        },
+        None => Looked::Lacking(former),
+    })
+}
+
+/// An index; an image of one architecture counts as one without entries.
+fn parse(repository: &Repository, tag: &str, held: &Fetched) -> Result<Index, Error> {
+    serde_json::from_slice(&held.bytes).map_err(|source| Error::Json {
+        what: format!("{tag} of {} ({})", repository.shown(), held.media_type),
+        source,
+    })
+}
+
+/// Puts the index under each tag that lacks it, and reads all of them back. `Some` names a newer compose that has been
+/// put there instead.
+pub(super) async fn move_tags(
+    repository: &Repository,
+    place: &Place,
+    deliverable: &Deliverable,
+    tags: &[String],
+    allow_older: bool,
+) -> Result<Option<String>, Failure> {
+    // Another compose may have been released since this one was staged.
+    let mut before: BTreeMap<&str, Option<Digest>> = BTreeMap::new();
+    for tag in tags {
+        match repository.manifest(tag).await? {
+            Some(held) if held.digest.as_str() == place.id => {}
+            Some(held) => {
+                if let Held::Newer(by) = index::judge(tag, &parse(repository, tag, &held)?, deliverable, allow_older)? {
+                    return Ok(Some(by));
+                }
+                before.insert(tag, Some(held.digest));
+            }
+            None => drop(before.insert(tag, None)),
+        }
+    }
+    if before.is_empty() {
+        return Ok(None);
+    }
+    let lost = || Error::Lost {
+        repository: repository.shown().to_owned(),
+        digest: place.id.clone(),
+    };
+    let index = repository.manifest(&place.id).await?.ok_or_else(lost)?;
+    // The number comes first: where this is cut off, what has gone on is the tag that moves least.
+    for tag in tags.iter().filter(|tag| before.contains_key(tag.as_str())) {
+        repository.put_manifest(tag, oci::INDEX, &index.bytes).await?;
+        tracing::info!(
+            location = place.location,
+            tag,
+            digest = place.id,
+            "moved tag {tag} of {}",
+            repository.shown()
+        );
+    }
+    for tag in tags {
+        if let Some(by) = read_back(
+            repository,
+            tag,
+            place,
+            deliverable,
+            before.get(tag.as_str()).and_then(Option::as_ref),
+        )
+        .await?
+        {
+            return Ok(Some(by));
+        }
+    }
+    Ok(None)
+}
+
+/// Compares what a tag has now. `Some` names a newer compose that somebody else has put there in between.
+async fn read_back(
+    repository: &Repository,
+    tag: &str,
+    place: &Place,
+    deliverable: &Deliverable,
+    before: Option<&Digest>,
+) -> Result<Option<String>, Failure> {
+    let read = async || {
+        let held = repository.manifest(tag).await?;
+        if held.as_ref().is_some_and(|held| held.digest.as_str() == place.id) {
+            return Ok(None);
+        }
+        if let Some(held) = &held
+            // What was there before is the registry's own delay.
+            && before != Some(&held.digest)
+            && let Held::Newer(by) = index::judge(tag, &parse(repository, tag, held)?, deliverable, false)?
+        {
+            return Ok(Some(by));
+        }
+        Err(Failure::from(Error::Moved {
+            tag: tag.to_owned(),
+            repository: repository.shown().to_owned(),
+            expected: place.id.clone(),
+            found: held.map_or_else(|| "nothing".to_owned(), |held| held.digest.to_string()),
+        }))
+    };
+    READ_BACK.run("registry read back", Failure::class, read).await
+}
+
+/// Tags that cannot be understood or moved.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// A registry answered with something else.
+    #[error("understand {what}")]
+    Json {
+        /// What was asked for.
+        what: String,
+        /// Where it stops making sense.
+        source: serde_json::Error,
+    },
+    /// The index was pushed a moment ago.
+    #[error("find index {digest} in {repository}: it is gone since it was pushed")]
+    Lost {
+        /// Host and name.
+        repository: String,
+        /// Of the index.
+        digest: String,
+    },
+    /// Somebody else writes there.
+    #[error("move tag {tag} of {repository} to {expected}: it holds {found}")]
+    Moved {
+        /// The tag.
+        tag: String,
+        /// Host and name.
+        repository: String,
+        /// What was put there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+}
+
+impl Classified for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Json { .. } => Class::Deliverable,
+            Self::Lost { .. } | Self::Moved { .. } => Class::TRANSIENT,
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The command line with the existing service's own configuration files, and the notices of every cloud under the
+//! existing service's own schemas.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cloud_image_uploader::compose::ComposeId;
+use cloud_image_uploader::compose::release::Releases;
+use cloud_image_uploader::config::Config;
+use cloud_image_uploader::http;
+use cloud_image_uploader::location::Location;
+use cloud_image_uploader::message::{Origin, Request};
+use cloud_image_uploader::notify::Notice;
+use cloud_image_uploader::pipeline;
+use cloud_image_uploader::provider::{self, Place};
+use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
+use cloud_image_uploader_test_support::files::{Fault, Files};
+use cloud_image_uploader_test_support::program::{Exit, Program};
+use serde_json::{Value, json};
+
+/// A variable's name and value.
+type Variable<'a> = (&'a str, &'a str);
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Exit {
+    let mut program = Program::new(env!("CARGO_BIN_EXE_cloud-image-uploader"))
+        .unwrap()
+        .args(arguments);
+    for (name, value) in variables {
+        program = program.env(name, value);
+    }
+    program.run(LONG).await.unwrap()
+}
+
+/// The production file with certificates that exist here.
+fn production(name: &str, folder: &Path) -> PathBuf {
+    let text = std::fs::read_to_string(fixtures().join(format!("config/production-{name}.toml"))).unwrap();
+    for (file, content) in [("ca", "CERTIFICATE"), ("crt", "CERTIFICATE"), ("key", "PRIVATE KEY")] {
+        let pem = format!("-----BEGIN {content}-----\nAAAA\n-----END {content}-----\n");
+        std::fs::write(folder.join(format!("cloud-image-uploader.{file}")), pem).unwrap();
+    }
+    let here = |kind: &str| format!("/etc/pki/rabbitmq/{kind}");
+    let text = [here("ca"), here("key"), here("cert")]
+        .iter()
+        .fold(text, |text, path| text.replace(path, folder.to_str().unwrap()));
+    let file = folder.join(format!("{name}.toml"));
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+#[tokio::test]
+async fn the_existing_files_and_variables_are_accepted_offline() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("google.json");
+    std::fs::write(&key, r#"{"type": "service_account"}"#).unwrap();
+    let certificates = folder.path().join("registry");
+    std::fs::create_dir(&certificates).unwrap();
+    for (file, content) in [("x.cert", "CERTIFICATE"), ("x.key", "PRIVATE KEY")] {
+        let pem = format!("-----BEGIN {content}-----\nAAAA\n-----END {content}-----\n");
+        std::fs::write(certificates.join(file), pem).unwrap();
+    }
+    let table: [(&str, Vec<Variable>, &str); 4] = [
+        (
+            "aws",
+            vec![("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "quite-secret")],
+            "AWS_ACCESS_KEY_ID",
+        ),
+        (
+            "azure",
+            vec![
+                ("AZURE_SUBSCRIPTION_ID", "s"),
+                ("AZURE_CLIENT_ID", "c"),
+                ("AZURE_SECRET", "quite-secret"),
+                ("AZURE_TENANT", "t"),
+            ],
+            "AZURE_SECRET",
+        ),
+        (
+            "gcp",
+            vec![("GOOGLE_APPLICATION_CREDENTIALS", key.to_str().unwrap())],
+            "GOOGLE_APPLICATION_CREDENTIALS",
+        ),
+        (
+            "container",
+            vec![
+                ("FEDORA_REGISTRY_CERT_DIR", certificates.to_str().unwrap()),
+                ("QUAY_IO_USER", "u"),
+                ("QUAY_IO_PASSWORD", "quite-secret"),
+            ],
+            "QUAY_IO_PASSWORD",
+        ),
+    ];
+    for (name, variables, needed) in table {
+        let file = production(name, folder.path());
+        let arguments = ["--conf", file.to_str().unwrap(), "check", "--offline"];
+        let exit = run(&arguments, &variables).await;
+        assert_eq!(exit.code, Some(0), "{name}: {}", exit.stderr);
+        assert!(exit.stdout.contains(&format!("provider {name}")), "{}", exit.stdout);
+
+        let exit = run(&arguments, &[]).await;
+        assert_eq!(exit.code, Some(2), "{name}: {}", exit.stdout);
+        assert!(exit.stderr.contains(needed), "{name}: {}", exit.stderr);
+        let but_one: Vec<_> = variables
+            .iter()
+            .filter(|(variable, _)| *variable != needed)
+            .copied()
+            .collect();
+        let exit = run(&arguments, &but_one).await;
+        assert_eq!(exit.code, Some(2), "{name}: {}", exit.stdout);
+        assert!(!exit.stderr.contains("quite-secret"), "{}", exit.stderr);
+    }
+    let sample = fixtures().join("sample/local.toml");
+    let exit = run(&["--conf", sample.to_str().unwrap(), "check", "--offline"], &[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+}
+
+#[tokio::test]
+async fn the_variable_names_the_file_and_a_missing_one_is_told() {
+    let sample = fixtures().join("sample/local.toml");
+    let exit = run(
+        &["check", "--offline"],
+        &[("FEDORA_MESSAGING_CONF", sample.to_str().unwrap())],
+    )
+    .await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    let exit = run(&["--conf", "/nowhere/at/all.toml", "consume"], &[]).await;
+    assert_eq!(exit.code, Some(2));
+    assert!(
+        exit.stderr.contains("/nowhere/at/all.toml: cannot be read"),
+        "{}",
+        exit.stderr
+    );
+    let bad: [(&[&str], &str); 5] = [
+        (&["plan"], "required"),
+        (
+            &["reconsume", "2018-9f9b2a41-0d3c-4c21-8f10-2e3d4c5b6a79"],
+            "invalid value",
+        ),
+        (&["reconsume", "--file", "a", "--compose", "b"], "cannot be used with"),
+        (&["plan", "--file", "a", "--format", "xml"], "invalid value"),
+        (&["publish"], "unrecognized subcommand"),
+    ];
+    for (arguments, text) in bad {
+        let exit = run(arguments, &[]).await;
+        assert_eq!(exit.code, Some(2), "{arguments:?}");
+        assert!(exit.stderr.contains(text), "{arguments:?}: {}", exit.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_fetched_from_datagrepper() {
+    let folder = tempfile::tempdir().unwrap();
+    let id = "8b0c7a6e-5d43-4c21-8f10-2e3d4c5b6a79";
+    let compose = fixtures().join("composes/Fedora-43-20251023.0");
+    let served = folder.path().join("v2");
+    std::fs::create_dir_all(&served).unwrap();
+    let files = Files::start(folder.path()).await.unwrap();
+    let mut message: Value = serde_json::from_slice(
+        &std::fs::read(fixtures().join("messages/constructed/finished-Fedora-43-20251023.0.json")).unwrap(),
+    )
+    .unwrap();
+    message["body"]["location"] = json!(files.url("/compose"));
+    std::fs::write(served.join("id"), message.to_string()).unwrap();
+    std::fs::create_dir_all(folder.path().join("compose/metadata")).unwrap();
+    std::fs::copy(
+        compose.join("metadata/images.json"),
+        folder.path().join("compose/metadata/images.json"),
+    )
+    .unwrap();
+    let sample = fixtures().join("sample/local.toml");
+    let (conf, url) = (sample.to_str().unwrap(), files.url(""));
+    let plan = [
+        "--conf",
+        conf,
+        "plan",
+        id,
+        "--datagrepper-url",
+        &url,
+        "--format",
+        "json",
+    ];
+
+    // Busy once: asked again.
+    let busy = Fault::Status {
+        code: 503,
+        retry_after: Some("1".to_owned()),
+    };
+    files.fault("/v2/id", busy, 1);
+    let exit = run(&plan, &[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert!(files.faults_met());
+    let planned: Value = serde_json::from_str(&exit.stdout).unwrap();
+    assert_eq!(
+        (&planned["compose_id"], &planned["stage"]),
+        (&json!("Fedora-43-20251023.0"), &json!("rc"))
+    );
+    let table = run(&plan[..6], &[]).await;
+    assert!(
+        table
+            .stdout
+            .contains("Fedora-43-20251023.0: release 43 (43), stage rc, end of life 2026-12-09"),
+        "{}",
+        table.stdout
+    );
+
+    std::fs::remove_file(served.join("id")).unwrap();
+    let exit = run(&plan, &[]).await;
+    assert_eq!(exit.code, Some(2), "{}", exit.stderr);
+    assert!(exit.stderr.contains(&format!("find message {id}")), "{}", exit.stderr);
+    std::fs::write(served.join("id"), "<html></html>").unwrap();
+    let exit = run(&plan, &[]).await;
+    assert_eq!(exit.code, Some(2), "{}", exit.stderr);
+    assert!(
+        exit.stderr.contains(&format!("understand message {id}")),
+        "{}",
+        exit.stderr
+    );
+}
+
+/// What every cloud's notice will be, with ids where only the cloud knows them.
+#[tokio::test]
+async fn notices_are_valid_under_the_existing_schemas() {
+    let http = http::client().unwrap();
+    let data = Location::Folder(fixtures().join("release-data"));
+    let releases = Releases::new(http.clone(), data.clone(), data.join("release.json"));
+    let compose = "Fedora-43-20251023.0";
+    let request = Request {
+        compose: ComposeId::parse(compose).unwrap(),
+        location: Location::Folder(fixtures().join("composes").join(compose)),
+        label: Some("RC-1.6".to_owned()),
+        origin: Origin::Message(String::new()),
+    };
+    let mut messages = Vec::new();
+    let mut classes = Vec::new();
+    for (name, class) in [
+        ("aws", "AwsPublishedV1"),
+        ("azure", "AzurePublishedV1"),
+        ("gcp", "GcpPublishedV1"),
+        ("container", "ContainerPublishedV1"),
+    ] {
+        let config = Config::load(&fixtures().join(format!("config/production-{name}.toml"))).unwrap();
+        let prepared = pipeline::prepare(&http, &releases, &config.provider, &request, None)
+            .await
+            .unwrap();
+        for deliverable in prepared.selection.deliverables {
+            let place = |location: &String| Place {
+                location: location.clone(),
+                id: format!("id-in-{location}"),
+                origin: provider::Origin::Created,
+            };
+            let places: Vec<_> = deliverable.locations.iter().map(place).collect();
+            let outgoing = Notice::of(&deliverable, &places).outgoing();
+            messages.push(json!({
+                "id": outgoing.id.to_string(),
+                "topic": format!("org.fedoraproject.prod.{}", outgoing.topic),
+                "headers": outgoing.headers,
+                "body": serde_json::from_slice::<Value>(&outgoing.body).unwrap(),
+                "queue": null,
+                "priority": 0,
+            }));
+            classes.push(class);
+        }
+    }
+    assert_eq!(messages.len(), 2 + 2 + 2 + 7);
+    let validated = FedoraMessaging::new().unwrap().validate(&messages).await.unwrap();
+    let found: Vec<_> = validated.iter().map(|message| message.class.as_str()).collect();
+    assert_eq!(found, classes);
+}
+
+#[tokio::test]
+async fn logs_are_objects_where_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let sample = fixtures().join("sample");
+    let text = std::fs::read_to_string(sample.join("local.toml")).unwrap();
+    let data = fixtures().join("release-data");
+    let text = text
+        .replace("../release-data", data.to_str().unwrap())
+        .replace("target/sample", folder.path().to_str().unwrap());
+    let conf = folder.path().join("conf.toml");
+    std::fs::write(&conf, text).unwrap();
+    let message = sample.join("message.json");
+    let exit = run(
+        &[
+            "--conf",
+            conf.to_str().unwrap(),
+            "--log-format",
+            "json",
+            "reconsume",
+            "--file",
+            message.to_str().unwrap(),
+            "--only",
+            "*raw.xz",
+        ],
+        &[],
+    )
+    .await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    let lines: Vec<Value> = exit
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let published = lines.iter().find(|line| line["outcome"] == "published").unwrap();
+    assert!(published["message"].as_str().unwrap().contains("AmazonEC2"));
+    // Each image's work is in a span of its own.
+    assert!(lines.iter().any(|line| {
+        line["span"]["deliverable"]
+            .as_str()
+            .is_some_and(|name| name.ends_with(".raw"))
+    }));
+}
