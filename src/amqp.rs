@@ -3,6 +3,9 @@
 //! Who reconnects, and how often, is decided by the callers; nothing here waits. Server-named queues get a new name on
 //! each connection, so that a library's own recovery, which declares under the old names, is of no use.
 
+mod error;
+mod values;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +13,9 @@ use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueBindOptions,
     QueueDeclareOptions,
 };
-use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::protocol::AMQPSoftError;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
-use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, ErrorKind};
 use serde_json::{Map, Value};
@@ -20,8 +23,10 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::config::amqp::{Amqp, Binding, Field, Queue};
-use crate::error::{Class, Classified};
+pub use self::error::Error;
+use self::error::{is_refusal, soft};
+use self::values::{header, table, text};
+use crate::config::amqp::{Amqp, Binding, Queue};
 
 /// A broker that does not complete the handshake within this time is not there.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -390,207 +395,4 @@ async fn answered<T>(call: impl Future<Output = lapin::Result<T>>) -> lapin::Res
 /// Names longer than AMQP allows were refused with the configuration; topics are shorter by far.
 fn short(text: &str) -> ShortString {
     text.into()
-}
-
-fn header(value: &Value) -> AMQPValue {
-    match value {
-        Value::Bool(value) => AMQPValue::Boolean(*value),
-        Value::Number(number) => AMQPValue::LongLongInt(number.as_i64().unwrap_or_default()),
-        Value::String(text) => AMQPValue::LongString(text.as_str().into()),
-        other => AMQPValue::LongString(other.to_string().into()),
-    }
-}
-
-fn table(fields: &std::collections::BTreeMap<String, Field>) -> FieldTable {
-    let mut table = FieldTable::default();
-    for (name, value) in fields {
-        table.insert(short(name), field(value));
-    }
-    table
-}
-
-fn field(value: &Field) -> AMQPValue {
-    match value {
-        Field::Boolean(value) => AMQPValue::Boolean(*value),
-        Field::Integer(value) => AMQPValue::LongLongInt(*value),
-        Field::Float(value) => AMQPValue::Double(*value),
-        Field::String(value) => AMQPValue::LongString(value.as_str().into()),
-        Field::List(values) => AMQPValue::FieldArray(FieldArray::from(values.iter().map(field).collect::<Vec<_>>())),
-        Field::Table(fields) => AMQPValue::FieldTable(table(fields)),
-    }
-}
-
-/// A client property as text, which is all that administrators look at.
-fn text(value: &Field) -> String {
-    match value {
-        Field::Boolean(value) => value.to_string(),
-        Field::Integer(value) => value.to_string(),
-        Field::Float(value) => value.to_string(),
-        Field::String(value) => value.clone(),
-        Field::List(values) => values.iter().map(text).collect::<Vec<_>>().join(", "),
-        Field::Table(fields) => fields
-            .iter()
-            .map(|(name, value)| format!("{name}={}", text(value)))
-            .collect::<Vec<_>>()
-            .join(", "),
-    }
-}
-
-/// Whether the broker, or its certificate, said no, rather than nothing.
-fn is_refusal(error: &lapin::Error) -> bool {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => matches!(
-            error.kind(),
-            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
-        ),
-        // rustls reports certificates it does not trust, and alerts, as invalid data.
-        ErrorKind::IOError(error) => error.kind() == std::io::ErrorKind::InvalidData,
-        ErrorKind::AuthProviderError(_) | ErrorKind::InvalidProtocolVersion(_) => true,
-        _ => false,
-    }
-}
-
-fn soft(error: &lapin::Error) -> Option<AMQPSoftError> {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => match error.kind() {
-            AMQPErrorKind::Soft(error) => Some(error.clone()),
-            AMQPErrorKind::Hard(_) => None,
-        },
-        _ => None,
-    }
-}
-
-/// What can go wrong with a broker.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Nobody answers there.
-    #[error("connect to the broker at {address}")]
-    Away {
-        /// Host and port.
-        address: String,
-        /// Why.
-        source: lapin::Error,
-    },
-    /// Somebody answers there, but not as a broker.
-    #[error("connect to the broker at {address}: no answer within {} s", CONNECT.as_secs())]
-    Silent {
-        /// Host and port.
-        address: String,
-    },
-    /// The TLS or AMQP handshake was refused.
-    #[error(
-        "log in to the broker at {address}: check amqp_url (user, password, virtual host) and the certificates of [tls]"
-    )]
-    Refused {
-        /// Host and port.
-        address: String,
-        /// Why.
-        source: lapin::Error,
-    },
-    /// A certificate or key cannot be read.
-    #[error("read {} of [tls]", path.display())]
-    Certificate {
-        /// The file.
-        path: std::path::PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The connection was lost.
-    #[error("talk to the broker")]
-    Channel(#[source] lapin::Error),
-    /// A queue is missing, or is not as configured.
-    #[error("declare the queue {queue:?}: with passive_declares an administrator has to make it first")]
-    Declare {
-        /// The queue.
-        queue: String,
-        /// Why.
-        source: lapin::Error,
-    },
-    /// A binding is not allowed, or its exchange is missing.
-    #[error("bind the queue {queue:?} to {exchange:?} with {key:?}")]
-    Bind {
-        /// The queue.
-        queue: String,
-        /// The exchange.
-        exchange: String,
-        /// The routing key.
-        key: String,
-        /// Why.
-        source: lapin::Error,
-    },
-    /// The queue may not be read.
-    #[error("consume the queue {queue:?}: the broker's user needs read permission for it")]
-    Consume {
-        /// The queue.
-        queue: String,
-        /// Why.
-        source: lapin::Error,
-    },
-    /// A message was lost on its way.
-    #[error("publish to {topic}")]
-    Publish {
-        /// With the prefix.
-        topic: String,
-        /// Why.
-        source: lapin::Error,
-    },
-    /// The broker's user may not publish this.
-    #[error(
-        "publish to {topic}: the broker's user needs write permission for {exchange:?} and this topic; check topic_prefix"
-    )]
-    Forbidden {
-        /// With the prefix.
-        topic: String,
-        /// The exchange.
-        exchange: String,
-        /// Why.
-        source: lapin::Error,
-    },
-    /// The broker could not take the message.
-    #[error("publish to {topic}: the broker rejected the message")]
-    Rejected {
-        /// With the prefix.
-        topic: String,
-    },
-    /// The broker says nothing.
-    #[error("publish to {topic}: not confirmed within {} s", CONFIRM.as_secs())]
-    Unconfirmed {
-        /// With the prefix.
-        topic: String,
-    },
-}
-
-impl Error {
-    /// Whether a queue, binding, or consumer failed because the connection went away meanwhile.
-    #[must_use]
-    pub fn is_lost_connection(&self) -> bool {
-        match self {
-            Self::Declare { source, .. } | Self::Bind { source, .. } | Self::Consume { source, .. } => {
-                soft(source).is_none()
-            }
-            Self::Away { .. } | Self::Silent { .. } | Self::Channel(_) | Self::Publish { .. } => true,
-            Self::Refused { .. }
-            | Self::Certificate { .. }
-            | Self::Forbidden { .. }
-            | Self::Rejected { .. }
-            | Self::Unconfirmed { .. } => false,
-        }
-    }
-}
-
-impl Classified for Error {
-    fn class(&self) -> Class {
-        match self {
-            Self::Refused { .. } | Self::Certificate { .. } | Self::Forbidden { .. } => Class::Everything,
-            Self::Away { .. }
-            | Self::Silent { .. }
-            | Self::Channel(_)
-            | Self::Declare { .. }
-            | Self::Bind { .. }
-            | Self::Consume { .. }
-            | Self::Publish { .. }
-            | Self::Rejected { .. }
-            | Self::Unconfirmed { .. } => Class::TRANSIENT,
-        }
-    }
 }

@@ -113,6 +113,16 @@ async fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
     })
 }
 
+/// Whether trying again is no use: the path leads to something that cannot be read, or is none.
+#[must_use]
+pub fn is_lasting(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, InvalidFilename, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    matches!(
+        error.kind(),
+        NotFound | PermissionDenied | IsADirectory | NotADirectory | InvalidFilename | FileTooLarge
+    )
+}
+
 /// Not a place to read from.
 #[derive(Debug, thiserror::Error)]
 #[error("read from {0:?}: only http and https are accepted, and files only where an operator names them")]
@@ -142,7 +152,7 @@ impl Classified for ReadError {
         match self {
             Self::Missing(_) => Class::Deliverable,
             Self::Get(error) => error.class(),
-            Self::File { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Class::Deliverable,
+            Self::File { source, .. } if is_lasting(source) => Class::Deliverable,
             Self::File { .. } => Class::TRANSIENT,
         }
     }

@@ -40,7 +40,7 @@ async fn main() -> ExitCode {
     match run(arguments).await {
         Ok(code) => ExitCode::from(code),
         Err(Stop { code, error }) => {
-            // The log may filter; this is the last word.
+            // There is no log yet.
             let _ = writeln!(stderr(), "cloud-image-uploader: {}", Chain(error.as_ref()));
             ExitCode::from(code)
         }
@@ -74,13 +74,19 @@ async fn run(arguments: Arguments) -> Result<u8, Stop> {
     let config = Config::load(&path).map_err(Stop::usage)?;
     let bars = matches!(arguments.command, Command::Reconsume(_)) && stderr().is_terminal();
     let board = if bars { Board::bars() } else { Board::log() };
-    telemetry::start(&config.logging, arguments.log_format, board.terminal());
-    match arguments.command {
+    let mails = telemetry::start(&config.logging, arguments.log_format, board.terminal()).map_err(Stop::usage)?;
+    let outcome = match arguments.command {
         Command::Consume => consume(config, board).await,
         Command::Reconsume(arguments) => reconsume(config, arguments, board).await,
         Command::Plan(arguments) => plan(&config, &arguments.subject, arguments.format).await,
         Command::Check { offline } => check(config, offline).await,
-    }
+    };
+    let code = outcome.unwrap_or_else(|Stop { code, error }| {
+        tracing::error!("{}", Chain(error.as_ref()));
+        code
+    });
+    mails.finish().await;
+    Ok(code)
 }
 
 async fn consume(config: Config, board: Board) -> Result<u8, Stop> {
@@ -153,10 +159,7 @@ async fn reconsume(config: Config, arguments: Reconsume, board: Board) -> Result
     report.log_published();
     broker.close().await;
     print(&format!("{}\n", plan::summary(&report)));
-    // The last lines, whatever the log's level.
-    for line in report.failures() {
-        let _ = writeln!(stderr(), "{line}");
-    }
+    report.log_failures();
     Ok(if report.broken.is_empty() { 0 } else { FAILED })
 }
 

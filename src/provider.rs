@@ -193,6 +193,18 @@ pub struct Mark {
 }
 
 impl Mark {
+    /// The mark of one of a deliverable's images, or of all of them together.
+    #[must_use]
+    pub fn of(deliverable: &Deliverable, image: Option<&Image>) -> Self {
+        Self {
+            compose_id: deliverable.compose.to_string(),
+            image_sha256: image.map(|image| image.sha256.clone()),
+            stage: deliverable.release.stage.to_string(),
+            end_of_life: deliverable.release.end_of_life,
+            owner: OWNER.to_owned(),
+        }
+    }
+
     /// The mark as names and values, each name with `prefix`.
     #[must_use]
     pub fn encode(&self, prefix: &str) -> BTreeMap<String, String> {

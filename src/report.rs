@@ -134,6 +134,11 @@ impl Report {
     /// Writes what became of it to the log: once, here, whatever was tried before.
     pub fn log(&self) {
         self.log_published();
+        self.log_failures();
+    }
+
+    /// Writes what failed to the log, a line each.
+    pub fn log_failures(&self) {
         for line in self.failures() {
             tracing::error!("{line}");
         }

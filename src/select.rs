@@ -10,7 +10,6 @@ use crate::compose::release::{Release, Stage};
 use crate::compose::{Compose, ComposeId, Family, Image};
 use crate::config;
 use crate::error::{Class, Classified};
-use crate::provider::{Mark, OWNER};
 
 /// Before the provider's name in every topic, and the name of the schema of what follows.
 const TOPIC: &str = "fedora_image_uploader.published.v1";
@@ -128,18 +127,6 @@ impl Deliverable {
     #[must_use]
     pub fn architectures(&self) -> Vec<&str> {
         self.images.iter().map(|image| image.arch.as_str()).collect()
-    }
-
-    /// The mark of one of its images, or of all of them together.
-    #[must_use]
-    pub fn mark(&self, image: Option<&Image>) -> Mark {
-        Mark {
-            compose_id: self.compose.to_string(),
-            image_sha256: image.map(|image| image.sha256.clone()),
-            stage: self.release.stage.to_string(),
-            end_of_life: self.release.end_of_life,
-            owner: OWNER.to_owned(),
-        }
     }
 }
 

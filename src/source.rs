@@ -7,6 +7,7 @@
 mod assemble;
 mod decompress;
 mod download;
+mod tarball;
 mod xz;
 
 use std::io;
@@ -23,6 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::compose::Image;
 use crate::error::{Class, Classified};
 use crate::http;
+use crate::location;
 use crate::telemetry::progress::Board;
 use assemble::Assembler;
 use xz::Decoders;
@@ -44,6 +46,8 @@ pub enum Form {
     Stored,
     /// Without compression, whatever it was: told by the first bytes, never by the name.
     Decompressed,
+    /// The bytes of the file in the compose, checked to be a tarball that Compute Engine takes.
+    Tarball,
 }
 
 /// In which order a target takes the pieces of an image.
@@ -168,9 +172,13 @@ impl Source {
         let memory = self.sources.memory.clone().acquire_owned().await.map_err(closed)?;
         let path = self.image.path.clone();
         let line = self.sources.board.start(&path, self.image.size);
-        let stored = download::start(self.sources.http.clone(), self.image.clone(), line);
+        let (stored, download) = download::start(self.sources.http.clone(), self.image.clone(), line);
         let pieces = match form {
             Form::Stored => Pieces::Stored { stored, offset: 0 },
+            Form::Tarball => Pieces::Stored {
+                stored: tarball::start(&path, stored)?,
+                offset: 0,
+            },
             Form::Decompressed => {
                 let (lanes, task) = decompress::start(&path, stored, self.sources.decoders.clone(), order);
                 Pieces::Decoded(Box::new(Decoding {
@@ -186,6 +194,7 @@ impl Source {
             path,
             pieces,
             ended: false,
+            _download: download,
             _permits: [slot, memory],
         })
     }
@@ -277,6 +286,7 @@ pub struct Chunks {
     path: String,
     pieces: Pieces,
     ended: bool,
+    _download: AbortOnDropHandle<()>,
     _permits: [OwnedSemaphorePermit; 2],
 }
 
@@ -426,7 +436,8 @@ impl Classified for Error {
             Self::Status { status: 401 | 403, .. } => Class::Deliverable,
             Self::Status { status, after, .. } => Class::of_status(*status, *after),
             Self::Broken { source, .. } => http::class(source),
-            Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound => Class::Deliverable,
+            // Files are named by an operator, who is told at once and not after hours of trying.
+            Self::File { source, .. } if location::is_lasting(source) => Class::Deliverable,
             Self::Changed { .. } | Self::File { .. } | Self::Thread { .. } | Self::Interrupted(_) => Class::TRANSIENT,
             Self::Size { .. } | Self::Checksum { .. } | Self::Malformed { .. } => Class::Deliverable,
         }

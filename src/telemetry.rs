@@ -3,10 +3,12 @@
 //! Standard output carries results only, so logs go to standard error whatever `log_config` says; its levels are
 //! honoured.
 
+pub mod mail;
 pub mod progress;
 
 use std::io::{self, Write};
 
+use self::mail::{Mails, Sending};
 use indicatif::MultiProgress;
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -29,12 +31,17 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to standard error, around the progress bars if there are any.
-pub fn start(config: &Logging, format: LogFormat, bars: Option<MultiProgress>) {
+/// Starts logging to standard error, around the progress bars if there are any, and to the e-mails of `log_config`.
+///
+/// # Errors
+///
+/// A mail handler that cannot be used.
+pub fn start(config: &Logging, format: LogFormat, bars: Option<MultiProgress>) -> Result<Sending, mail::Error> {
     let filter = Targets::new()
         .with_default(level(config.root))
         .with_target(env!("CARGO_CRATE_NAME"), level(config.level(LOGGER)));
-    let registry = tracing_subscriber::registry().with(filter);
+    let (mails, sending) = Mails::new(&config.mail)?;
+    let registry = tracing_subscriber::registry().with(filter).with(mails);
     let colours = bars.is_some();
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(Lines(bars))
@@ -48,6 +55,7 @@ pub fn start(config: &Logging, format: LogFormat, bars: Option<MultiProgress>) {
     };
     // Only tests start twice; the first one stays.
     drop(started);
+    Ok(sending)
 }
 
 fn level(level: Level) -> LevelFilter {

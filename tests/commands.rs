@@ -15,8 +15,10 @@ use cloud_image_uploader::message::{Origin, Request};
 use cloud_image_uploader::notify::Notice;
 use cloud_image_uploader::pipeline;
 use cloud_image_uploader::provider::{self, Place};
+use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, xz};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
 use cloud_image_uploader_test_support::files::{Fault, Files};
+use cloud_image_uploader_test_support::mail::MailServer;
 use cloud_image_uploader_test_support::program::{Exit, Program};
 use serde_json::{Value, json};
 
@@ -315,4 +317,73 @@ async fn logs_are_objects_where_asked_for() {
             .as_str()
             .is_some_and(|name| name.ends_with(".raw"))
     }));
+}
+
+/// The existing service's `log_config`: somebody gets an e-mail for each failure, and none for what went well.
+#[tokio::test]
+async fn a_failure_is_mailed_once() {
+    let mail = MailServer::start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let compose = ComposeBuilder::new("Fedora-Cloud-43-20260305.0", None)
+        .image(Row::new(
+            "raw-xz",
+            "raw.xz",
+            "Cloud_Base",
+            "x86_64",
+            "good.raw.xz",
+            xz(b"disk"),
+        ))
+        .image(Row::new("raw-xz", "raw.xz", "Cloud_Base", "aarch64", "bad.raw.xz", xz(b"disk")).wrong_checksum());
+    compose.write(&folder.path().join("compose")).unwrap();
+    std::fs::write(
+        folder.path().join("message.json"),
+        compose.message("compose").to_string(),
+    )
+    .unwrap();
+    let conf = folder.path().join("conf.toml");
+    let text = format!(
+        r#"
+[consumer_config]
+release_metadata_url = "{data}/release.json"
+bodhi_url = "{data}"
+[consumer_config.local]
+directory = "{folder}/published"
+[log_config]
+version = 1
+[log_config.handlers.email]
+class = "logging.handlers.SMTPHandler"
+mailhost = ["127.0.0.1", {port}]
+fromaddr = "uploader@example.org"
+toaddrs = ["one@example.org", "two@example.org"]
+subject = "Cloud image uploader error"
+level = "ERROR"
+[log_config.loggers.fedora_image_uploader]
+level = "INFO"
+handlers = ["email"]
+"#,
+        data = fixtures().join("release-data").display(),
+        folder = folder.path().display(),
+        port = mail.port(),
+    );
+    std::fs::write(&conf, text).unwrap();
+    let message = folder.path().join("message.json");
+    let arguments = [
+        "--conf",
+        conf.to_str().unwrap(),
+        "reconsume",
+        "--file",
+        message.to_str().unwrap(),
+    ];
+    let exit = run(&arguments, &[]).await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    let letters = mail.letters();
+    assert_eq!(letters.len(), 1, "{letters:#?}");
+    for text in [
+        "Subject: Cloud image uploader error",
+        "one@example.org",
+        "two@example.org",
+        "bad.raw.xz",
+    ] {
+        assert!(letters[0].contains(text), "{text} is not in {}", letters[0]);
+    }
 }

@@ -13,6 +13,7 @@ use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
 use cloud_image_uploader_test_support::files::{Fault, Files};
 use cloud_image_uploader_test_support::process::free_port;
 use cloud_image_uploader_test_support::program::{Program, Running};
+use cloud_image_uploader_test_support::proxy::Proxy;
 use cloud_image_uploader_test_support::rabbit::{DAEMON, Options, Rabbit};
 use cloud_image_uploader_test_support::registry::Registry;
 use cloud_image_uploader_test_support::skopeo::Skopeo;
@@ -21,7 +22,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Far more than anything here takes.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(120);
 const QUEUE: &str = "cloud-image-uploader-containers";
 const COMPOSE: &str = "Fedora-43-20251024.0";
 
@@ -36,6 +37,8 @@ struct World {
     client: FedoraMessaging,
     guarded: Registry,
     tokens: Registry,
+    /// Before the second registry, to cut it off.
+    proxy: Proxy,
     files: Files,
     folder: TempDir,
     monitoring: u16,
@@ -44,11 +47,14 @@ struct World {
 impl World {
     async fn new() -> Self {
         let rabbit = Rabbit::start(Options::default()).await.unwrap();
+        let tokens = Registry::with_tokens(Lifetime::default()).await.unwrap();
+        let port = tokens.host.rsplit(':').next().unwrap().parse().unwrap();
         Self {
+            proxy: Proxy::start(port).await.unwrap(),
+            tokens,
             admin: rabbit.admin().await.unwrap(),
             client: FedoraMessaging::new().unwrap(),
             guarded: Registry::guarded().await.unwrap(),
-            tokens: Registry::with_tokens(Lifetime::default()).await.unwrap(),
             files: Files::start(&sample()).await.unwrap(),
             folder: tempfile::tempdir().unwrap(),
             monitoring: free_port().unwrap(),
@@ -59,7 +65,7 @@ impl World {
     fn registries(&self) -> [String; 2] {
         [
             format!("{}/fedora", self.guarded.host),
-            format!("{}/fedora", self.tokens.host),
+            format!("localhost:{}/fedora", self.proxy.port()),
         ]
     }
 
@@ -92,6 +98,7 @@ port = {monitoring}
 [consumer_config]
 release_metadata_url = "{release_data}/release.json"
 bodhi_url = "{release_data}"
+location_patience = "1s"
 [consumer_config.container]
 publish_amqp_messages = true
 [consumer_config.container.repos]
@@ -418,4 +425,32 @@ async fn check_finds_what_is_there_and_what_is_wrong() {
         "{}",
         exit.stderr
     );
+}
+
+/// A registry that is away delays the others no longer than configured; once it is back, everything is announced again.
+#[tokio::test]
+async fn a_registry_that_is_away_is_repaired_and_announced_again() {
+    let world = World::new().await;
+    let mut spy = world.spy().await;
+    world.proxy.close();
+    let mut daemon = world.consume().await;
+    world.announce().await;
+    let [guarded, tokens] = world.registries();
+    // The registry is tried for a minute before the others are announced without it.
+    for notice in notices(&mut spy, 3).await {
+        assert_eq!(notice.json().unwrap()["registries"], json!([guarded]));
+        assert!(!notice.headers().keys().any(|header| header.contains(&tokens)));
+    }
+    daemon.wait_for_log("trying again", LONG).await.unwrap();
+    world.proxy.open();
+    for notice in notices(&mut spy, 3).await {
+        assert_eq!(notice.json().unwrap()["registries"], json!([guarded, tokens]));
+    }
+    world.until_acknowledged(1).await;
+    let read = world
+        .files
+        .requests_for("/compose/Silverblue/x86_64/images/Fedora-Silverblue-x86_64-43.1.7.ociarchive");
+    assert_eq!(read.len(), 2, "once for each registry's round");
+    daemon.terminate().unwrap();
+    assert_eq!(daemon.wait(LONG).await.unwrap().code, Some(0));
 }

@@ -166,6 +166,15 @@ publish_amqp_messages = true
         }
     }
 
+    /// Waits until an image is being read: the work on its compose has begun.
+    async fn until_read(&self, arch: &str) {
+        let deadline = tokio::time::Instant::now() + LONG;
+        while self.files.requests_for(&Self::image_path(arch)).is_empty() {
+            assert!(tokio::time::Instant::now() < deadline, "nobody reads the image");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Nothing waits and nothing is held: what was delivered is settled.
     async fn until_settled(&self, daemon: Running) {
         daemon.terminate().unwrap();
@@ -244,12 +253,7 @@ async fn what_concerns_nobody_is_acknowledged_while_work_runs() {
         .files
         .fault(&World::image_path("x86_64"), Fault::Stall { after: 1000 }, 1);
     world.announce().await;
-    // The work has begun: its image is being read.
-    let deadline = tokio::time::Instant::now() + LONG;
-    while world.files.requests_for(&World::image_path("x86_64")).is_empty() {
-        assert!(tokio::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    world.until_read("x86_64").await;
     for number in 0..40 {
         let mut message = world.message();
         message["id"] = json!(uuid::Uuid::new_v4().to_string());
@@ -502,11 +506,7 @@ async fn a_signal_leaves_unfinished_work_to_redelivery() {
         .files
         .fault(&World::image_path("x86_64"), Fault::Stall { after: 1000 }, 1);
     world.announce().await;
-    let deadline = tokio::time::Instant::now() + LONG;
-    while world.files.requests_for(&World::image_path("x86_64")).is_empty() {
-        assert!(tokio::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    world.until_read("x86_64").await;
     daemon.terminate().unwrap();
     let exit = daemon.wait(Duration::from_secs(20)).await.unwrap();
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);

@@ -311,3 +311,73 @@ fn the_command_prints_a_plan_without_any_server() {
     assert_eq!(nothing["publish"], json!([]));
     assert_eq!(nothing["reason"], "the compose's status is \"DOOMED\"");
 }
+
+/// ELN's subvariants have Fedora's names, but neither gets into the other's repositories.
+#[tokio::test]
+async fn eln_and_fedora_keep_to_their_repositories() {
+    let row = |subvariant: &str| {
+        let mut compose = compose("Fedora-eln-20251107.n.2", None, "container", "tar.xz");
+        compose.images.truncate(1);
+        compose.images[0].subvariant = subvariant.to_owned();
+        compose.images[0].path = subvariant.to_owned();
+        compose.images.remove(0)
+    };
+    let images = ["BaseOS", "base", "Container_Base", "Cloud_Base", "WSL_Base"].map(row);
+    let published = async |id: &str| {
+        let compose = Compose {
+            id: ComposeId::parse(id).unwrap(),
+            label: None,
+            images: images.to_vec(),
+        };
+        let release = releases().of(&compose).await.unwrap();
+        let selection = select(&provider("container"), &compose, &release, None);
+        let notices = selection.deliverables.iter().map(Notice::planned);
+        notices
+            .map(|notice| (notice.topic, notice.body["tags"].clone()))
+            .collect::<Vec<_>>()
+    };
+    let topic = |rest: &str| format!("fedora_image_uploader.published.v1.container.{rest}");
+    assert_eq!(
+        published("Fedora-eln-20251107.n.2").await,
+        [(topic("eln.eln"), json!(["11", "latest"]))]
+    );
+    assert_eq!(
+        published("Fedora-Rawhide-20251107.n.0").await,
+        [
+            (topic("rawhide.fedora"), json!(["44", "rawhide"])),
+            (topic("rawhide.fedora-bootc"), json!(["44", "rawhide"])),
+        ]
+    );
+    assert_eq!(
+        published("Fedora-Container-42-20251107.0").await,
+        [
+            (topic("nightly.fedora"), json!(["42"])),
+            (topic("nightly.fedora-bootc"), json!(["42"])),
+        ]
+    );
+    assert_eq!(
+        published("Fedora-43-updates-20251107.0").await[0].1,
+        json!(["43", "latest"])
+    );
+}
+
+/// Two files for one architecture of a repository: nobody can tell which is meant, and the others go on.
+#[tokio::test]
+async fn images_that_contradict_each_other_are_refused_alone() {
+    let mut compose = compose("Fedora-Container-43-20251107.0", None, "container", "tar.xz");
+    for image in &mut compose.images {
+        image.subvariant = "Container_Base".to_owned();
+    }
+    let mut twin = compose.images[0].clone();
+    twin.path = "elsewhere".to_owned();
+    compose.images.push(twin.clone());
+    twin.subvariant = "Container_Toolbox".to_owned();
+    compose.images.push(twin);
+    let release = releases().of(&compose).await.unwrap();
+    let selection = select(&provider("container"), &compose, &release, None);
+    let names: Vec<_> = selection.deliverables.iter().map(|found| found.name()).collect();
+    assert_eq!(names, ["fedora-toolbox"]);
+    assert_eq!(selection.refused.len(), 1);
+    let refused = selection.refused[0].to_string();
+    assert!(refused.contains("fedora") && refused.contains("elsewhere"), "{refused}");
+}

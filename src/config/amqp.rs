@@ -53,7 +53,7 @@ pub struct Amqp {
 /// PEM files for a TLS connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Authorities to trust instead of the platform's.
+    /// Authorities to trust beside the platform's.
     pub ca_cert: Option<PathBuf>,
     /// Client certificate; always together with `keyfile`.
     pub certfile: Option<PathBuf>,

@@ -41,7 +41,7 @@ pub struct Registry {
     /// `credential_prefix`: the variables `<prefix>USER`, `<prefix>PASSWORD`, `<prefix>CERT_DIR`.
     /// Default: none, the registry is used without an account.
     pub credential_prefix: Option<String>,
-    /// `ca_cert`: PEM file with the authorities to trust instead of the platform's. Default: none.
+    /// `ca_cert`: PEM file with the authorities to trust beside the platform's. Default: none.
     pub ca_cert: Option<PathBuf>,
     /// `tls_verify`: check the registry's certificate. Default: true.
     pub tls_verify: bool,

@@ -160,6 +160,8 @@ impl Classified for Error {
                 | io::ErrorKind::ReadOnlyFilesystem
                 | io::ErrorKind::NotADirectory
                 | io::ErrorKind::AlreadyExists => Class::Everything,
+                // The next name may be shorter, the next image smaller.
+                io::ErrorKind::InvalidFilename | io::ErrorKind::FileTooLarge => Class::Deliverable,
                 _ => Class::TRANSIENT,
             },
             Self::InUse(_) | Self::Interrupted(_) => Class::TRANSIENT,

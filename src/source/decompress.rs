@@ -40,7 +40,7 @@ pub(super) fn start(
     let task = tokio::spawn(async move {
         let outcome = match run(stored, &decoders, order, &sender).await {
             Ok(()) => Ok(Piece::End),
-            Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::Malformed(error) | Stop::Failed(error)) => Err(error),
             Err(Stop::Abandoned) => return,
         };
         // Nobody listens any more: then nobody needs to know.
@@ -71,9 +71,9 @@ async fn run(
     match outcome {
         // Also what the decoder left unread is verified.
         Ok(()) => stored.drain().await.map_err(Stop::Failed),
-        // The cause is behind it: a wrong checksum also looks like a broken file to the decoder.
-        Err(Stop::Failed(error)) => Err(Stop::Failed(stored.drain().await.err().unwrap_or(error))),
-        Err(Stop::Abandoned) => Err(Stop::Abandoned),
+        // The cause may be behind it: a wrong checksum also looks like a broken file to the decoder.
+        Err(Stop::Malformed(error)) => Err(Stop::Failed(stored.drain().await.err().unwrap_or(error))),
+        Err(stop) => Err(stop),
     }
 }
 
@@ -82,7 +82,7 @@ fn fault_of(path: &str, fault: Fault) -> Stop {
     match fault {
         Fault::Read(error) => Stop::Failed(error),
         Fault::Thread(source) => Stop::Failed(Error::Thread { path, source }),
-        Fault::Malformed(source) => Stop::Failed(Error::Malformed {
+        Fault::Malformed(source) => Stop::Malformed(Error::Malformed {
             path,
             format: "xz",
             source,
@@ -117,6 +117,9 @@ async fn on_thread(
 
 /// Why decoding ended early.
 enum Stop {
+    /// The stored bytes do not decode, for a reason that may be their own.
+    Malformed(Error),
+    /// The stored bytes could not be had, or are not the right ones.
     Failed(Error),
     /// The reader is gone.
     Abandoned,
@@ -127,7 +130,7 @@ fn decode(magic: Bytes, stored: &mut Stored, lane: &mpsc::Sender<Decoded>) -> Re
     let malformed = |format| {
         let path = path.clone();
         move |source| {
-            Stop::Failed(Error::Malformed {
+            Stop::Malformed(Error::Malformed {
                 path: path.clone(),
                 format,
                 source,

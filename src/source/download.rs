@@ -11,6 +11,7 @@ use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, R
 use reqwest::{Client, Response, StatusCode};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use super::{Error, Piece, Receiver, Sender};
@@ -26,10 +27,10 @@ const PIECE: usize = 256 << 10;
 /// Pieces that wait for the decoder: enough to bridge its slow blocks.
 const QUEUE: usize = 16;
 
-/// Starts reading an image.
-pub(super) fn start(http: Client, image: Image, line: Line) -> Receiver<Bytes> {
+/// Starts reading an image. Dropping the handle stops it, even while it waits for a silent server.
+pub(super) fn start(http: Client, image: Image, line: Line) -> (Receiver<Bytes>, AbortOnDropHandle<()>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         let sink = Sink {
             hash: Context::new(&SHA256),
             read: 0,
@@ -48,7 +49,7 @@ pub(super) fn start(http: Client, image: Image, line: Line) -> Receiver<Bytes> {
             Err(Stop::Abandoned) => {}
         }
     });
-    receiver
+    (receiver, AbortOnDropHandle::new(task))
 }
 
 /// Why reading ended early.
@@ -155,6 +156,8 @@ async fn read_url(http: &Client, url: &Url, mut sink: Sink<'_>) -> Result<(), St
         let error = match attempt(http, url, &mut version, &mut sink).await {
             Ok(()) => return sink.finish().await,
             Err(Break::Stop(stop)) => return Err(stop),
+            // Only the end of the answer is missing, as its last, empty chunk.
+            Err(Break::Lost(_)) if sink.read == image.size && sink.read > 0 => return sink.finish().await,
             Err(Break::Status(status, after)) => Error::Status {
                 path: image.path.clone(),
                 status,
@@ -216,25 +219,20 @@ async fn attempt(http: &Client, url: &Url, version: &mut Option<Version>, sink: 
     let mut skip = match status {
         StatusCode::OK => sink.read,
         StatusCode::PARTIAL_CONTENT => 0,
-        // The file ends where we are: shorter than it was.
-        StatusCode::RANGE_NOT_SATISFIABLE if sink.read > 0 => return Err(sink.wrong_size(sink.read).into()),
+        // The file ends before the place where we are: it is not the one we began to read.
+        StatusCode::RANGE_NOT_SATISFIABLE if sink.read > 0 => return Err(changed(sink).into()),
         _ => return Err(Break::Status(status.as_u16(), http::retry_after(headers))),
-    };
-    let changed = || {
-        Stop::from(Error::Changed {
-            path: sink.image.path.clone(),
-        })
     };
     let length = total_length(&response, sink.read);
     let current = Version::of(headers);
     match version {
-        Some(first) if *first != current => return Err(changed().into()),
+        Some(first) if first.is_other(&current) => return Err(changed(sink).into()),
         Some(_) => {}
         None => *version = Some(current),
     }
     match length {
         Length::Total(total) if total != sink.image.size => return Err(sink.wrong_size(total).into()),
-        Length::Elsewhere => return Err(changed().into()),
+        Length::Elsewhere => return Err(changed(sink).into()),
         Length::Total(_) | Length::Unknown => {}
     }
     while let Some(bytes) = response.chunk().await.map_err(Break::Lost)? {
@@ -243,6 +241,12 @@ async fn attempt(http: &Client, url: &Url, version: &mut Option<Version>, sink: 
         sink.push(&bytes[skipped..]).await?;
     }
     Ok(())
+}
+
+fn changed(sink: &Sink<'_>) -> Stop {
+    Stop::Failed(Error::Changed {
+        path: sink.image.path.clone(),
+    })
 }
 
 /// What the server says of the whole file's length.
@@ -274,7 +278,6 @@ fn total_length(response: &Response, from: u64) -> Length {
 }
 
 /// What tells one version of a file from another.
-#[derive(PartialEq, Eq)]
 struct Version {
     tag: Option<String>,
     modified: Option<String>,
@@ -292,6 +295,13 @@ impl Version {
             tag: text(ETAG),
             modified: text(LAST_MODIFIED),
         }
+    }
+
+    /// Whether both say what they are, and differ. The answer to a range need not repeat everything
+    /// ([RFC 9110](https://www.rfc-editor.org/rfc/rfc9110#section-15.3.7)); the checksum is the last judge anyway.
+    fn is_other(&self, later: &Self) -> bool {
+        let differ = |a: &Option<String>, b: &Option<String>| a.is_some() && b.is_some() && a != b;
+        differ(&self.tag, &later.tag) || differ(&self.modified, &later.modified)
     }
 
     /// A weak tag may not be used for ranges.

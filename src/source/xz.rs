@@ -167,7 +167,7 @@ impl File<'_> {
             zeros += found as u64;
             piece.advance(found);
             let ended = found == 0 && piece.is_empty();
-            if zeros % 4 != 0 && (ended || !piece.is_empty()) {
+            if !zeros.is_multiple_of(4) && (ended || !piece.is_empty()) {
                 return Err(bad("the padding behind a stream is not a multiple of four bytes").into());
             }
             if ended || !piece.is_empty() {

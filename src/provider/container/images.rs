@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use jiff::civil::Date;
+use tracing::Instrument;
 
 use super::error::Error;
 use super::index;
@@ -74,7 +75,9 @@ pub(super) async fn push_images(
             .map(|pending| (pending.location.clone(), pending.repository.clone()))
             .collect();
         if !lacking.is_empty() {
-            pushes.push(async move { (image, push_image(image, lacking, task).await) }.boxed());
+            let span = tracing::info_span!("image", path = image.path);
+            let push = async move { (image, push_image(image, lacking, task).await) };
+            pushes.push(push.instrument(span).boxed());
         }
     }
     let mut passing = None;

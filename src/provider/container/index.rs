@@ -10,11 +10,9 @@ use jiff::civil::Date;
 use crate::compose::{ComposeId, Image};
 use crate::error::{Class, Classified};
 use crate::oci::{Descriptor, Digest, INDEX, Index, architecture, fedora_architecture};
-use crate::provider::{Mark, OWNER};
+use crate::provider::{ANNOTATIONS, Mark, OWNER};
 use crate::select::Deliverable;
 
-/// Before the names of the mark in annotations.
-const PREFIX: &str = "org.fedoraproject.cloud-image-uploader.";
 /// An operator's word that an image must stay.
 const DELETE: &str = "org.fedoraproject.cloud-image-uploader.delete";
 /// [Predefined](https://github.com/opencontainers/image-spec/blob/main/annotations.md): when it was made.
@@ -34,7 +32,7 @@ pub(super) enum Held {
 /// What a tag's index is to a deliverable.
 pub(super) fn judge(tag: &str, index: &Index, deliverable: &Deliverable, allow_older: bool) -> Result<Held, Error> {
     // The former service left no mark. Its tags are taken over.
-    let Some(mark) = Mark::decode(PREFIX, &index.annotations) else {
+    let Some(mark) = Mark::decode(ANNOTATIONS, &index.annotations) else {
         return Ok(Held::Replaceable);
     };
     if mark.owner != OWNER {
@@ -49,7 +47,7 @@ pub(super) fn judge(tag: &str, index: &Index, deliverable: &Deliverable, allow_o
             let Some(entry) = index.manifests.iter().find(ours) else {
                 return Ok(Held::Replaceable);
             };
-            let found = Mark::decode(PREFIX, &entry.annotations).and_then(|mark| mark.image_sha256);
+            let found = Mark::decode(ANNOTATIONS, &entry.annotations).and_then(|mark| mark.image_sha256);
             if found.as_ref() != Some(&image.sha256) {
                 return Err(Error::OtherContent {
                     tag: tag.to_owned(),
@@ -83,13 +81,13 @@ fn is_for(entry: &Descriptor, image: &Image) -> bool {
 }
 
 fn compose_of(entry: &Descriptor) -> Option<String> {
-    Mark::decode(PREFIX, &entry.annotations).map(|mark| mark.compose_id)
+    Mark::decode(ANNOTATIONS, &entry.annotations).map(|mark| mark.compose_id)
 }
 
 /// The entry that already is this very image, from whatever compose.
 pub(super) fn reusable<'a>(index: &'a Index, image: &Image) -> Option<&'a Descriptor> {
     index.manifests.iter().find(|entry| {
-        let mark = Mark::decode(PREFIX, &entry.annotations);
+        let mark = Mark::decode(ANNOTATIONS, &entry.annotations);
         is_for(entry, image) && mark.is_some_and(|mark| mark.image_sha256.as_ref() == Some(&image.sha256))
     })
 }
@@ -118,7 +116,7 @@ pub(super) fn date_of_created(created: &str) -> Option<Date> {
 
 /// Annotations of an image's entry.
 pub(super) fn annotations(deliverable: &Deliverable, image: &Image) -> BTreeMap<String, String> {
-    deliverable.mark(Some(image)).encode(PREFIX)
+    Mark::of(deliverable, Some(image)).encode(ANNOTATIONS)
 }
 
 /// The index: the same entries give the same bytes.
@@ -134,7 +132,7 @@ pub(super) fn build(deliverable: &Deliverable, mut entries: Vec<Descriptor>) -> 
             entry.digest.clone(),
         )
     });
-    let mut annotations = deliverable.mark(None).encode(PREFIX);
+    let mut annotations = Mark::of(deliverable, None).encode(ANNOTATIONS);
     let midnight = format!("{}T00:00:00Z", deliverable.compose.date);
     annotations.insert(CREATED.to_owned(), midnight);
     let index = Index {
@@ -324,7 +322,7 @@ mod tests {
         assert!(matches!(judge("43", &former, &ours, true), Err(Error::Kept { .. })));
         former
             .annotations
-            .insert(format!("{PREFIX}owner"), "somebody".to_owned());
+            .insert(format!("{ANNOTATIONS}owner"), "somebody".to_owned());
         assert!(matches!(judge("43", &former, &ours, true), Err(Error::Owner { .. })));
         former.annotations.clear();
         assert_eq!(judge("43", &former, &ours, false).unwrap(), Held::Replaceable);

@@ -51,7 +51,7 @@ pub(super) fn release(path: &Path, deliverable: &Deliverable) -> Result<(), Erro
         return Ok(());
     }
     let mark = mark_of(path);
-    let text = serde_json::json!(deliverable.mark(Some(image)).encode(""));
+    let text = serde_json::json!(Mark::of(deliverable, Some(image)).encode(""));
     fs::write(&mark, format!("{text:#}\n")).map_err(at(&mark))?;
     fs::rename(staged(path, &image.sha256), path).map_err(at(path))
 }

@@ -131,7 +131,7 @@ async fn write(path: &Path, deliverable: &Deliverable, task: &Task) -> Result<()
         schema_version: 2,
         media_type: Some(INDEX.to_owned()),
         manifests,
-        annotations: deliverable.mark(None).encode(ANNOTATIONS),
+        annotations: Mark::of(deliverable, None).encode(ANNOTATIONS),
     };
     let inner = folder.keep(&index).await?;
     let outer = Index {
@@ -170,7 +170,7 @@ async fn write_image(
         size: read.manifest.len() as u64,
     };
     folder.put(&manifest, Body::Held(read.manifest.clone())).await?;
-    Ok(read.descriptor(deliverable.mark(Some(image)).encode(ANNOTATIONS)))
+    Ok(read.descriptor(Mark::of(deliverable, Some(image)).encode(ANNOTATIONS)))
 }
 
 /// An index is always JSON.

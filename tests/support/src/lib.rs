@@ -9,6 +9,7 @@ pub mod certs;
 pub mod fedora_messaging;
 pub mod files;
 pub mod http_server;
+pub mod mail;
 pub mod process;
 pub mod program;
 pub mod proxy;

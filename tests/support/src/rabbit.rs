@@ -80,7 +80,9 @@ impl Rabbit {
 
         let mut epmd = command(tool("epmd")?, folder.path());
         epmd.args(["-address", "127.0.0.1", "-port", &epmd_port.to_string()]);
-        let epmd = Server::start_unprivileged("epmd", &epmd, &folder.path().join("epmd.log"))?;
+        let mut epmd = Server::start_unprivileged("epmd", &epmd, &folder.path().join("epmd.log"))?;
+        // A broker that finds none starts one of its own, which nobody would end.
+        epmd.wait_ready(async || listens(epmd_port).await).await?;
         let mut rabbit = Self {
             broker: None,
             _epmd: epmd,
