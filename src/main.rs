@@ -251,6 +251,7 @@ fn assemble(config: &Config, environment: &Environment, broker: Arc<Broker>, boa
             board,
             service.max_concurrent_images,
             service.buffer_memory,
+            service.decode_threads,
         ),
         notifier: Notifier::new(config.provider.publish_amqp_messages().then_some(broker)),
         location_patience: service.location_patience,

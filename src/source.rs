@@ -4,9 +4,11 @@
 //! its own. A stream ends well only if every check passed: a wrong byte arrives as an error *instead of* the end, so
 //! nothing may be registered before the end was seen. No temporary file is written.
 
+mod assemble;
 mod decompress;
 mod download;
 mod tarball;
+mod xz;
 
 use std::io;
 use std::sync::Arc;
@@ -24,6 +26,8 @@ use crate::error::{Class, Classified};
 use crate::http;
 use crate::location;
 use crate::telemetry::progress::Board;
+use assemble::Assembler;
+use xz::Decoders;
 
 /// Size of a decoded piece. The block size of
 /// [EBS direct](https://docs.aws.amazon.com/ebs/latest/userguide/ebs-accessing-snapshot.html), and small enough to find
@@ -31,7 +35,8 @@ use crate::telemetry::progress::Board;
 pub const CHUNK: usize = 512 << 10;
 /// Decoded pieces that wait for the target.
 const DECODED_QUEUE: usize = 8;
-/// What one image in flight holds at most, without the decoder's dictionary: both queues, and a piece at each end.
+/// What one image in flight holds at most without any of the blocks that are decoded in parallel, and without the
+/// decoder's dictionary: both queues, and a piece at each end.
 const IMAGE_MEMORY: u64 = 16 << 20;
 
 /// The form in which a target takes an image.
@@ -43,6 +48,15 @@ pub enum Form {
     Decompressed,
     /// The bytes of the file in the compose, checked to be a tarball that Compute Engine takes.
     Tarball,
+}
+
+/// In which order a target takes the pieces of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// From the first byte to the last.
+    Offset,
+    /// As they are decoded.
+    Any,
 }
 
 /// A piece of an image and its place in it.
@@ -87,18 +101,23 @@ pub struct Sources {
     board: Board,
     slots: Arc<Semaphore>,
     memory: Arc<Semaphore>,
+    decoders: Arc<Decoders>,
 }
 
 impl Sources {
-    /// At most `images` are open at once, holding at most `memory` bytes between them.
+    /// At most `images` are open at once, holding at most `memory` bytes between them. `decode_threads` threads decode
+    /// them, if they are .xz files.
     #[must_use]
-    pub fn new(http: Client, board: Board, images: usize, memory: u64) -> Self {
+    pub fn new(http: Client, board: Board, images: usize, memory: u64, decode_threads: usize) -> Self {
         let at_once = usize::try_from(memory / IMAGE_MEMORY)
             .unwrap_or(usize::MAX)
             .clamp(1, Semaphore::MAX_PERMITS);
+        // What the images need in any case is set aside; the rest is for blocks.
+        let aside = IMAGE_MEMORY.saturating_mul(at_once.min(images) as u64);
         Self {
             http,
             board,
+            decoders: Arc::new(Decoders::new(decode_threads, memory.saturating_sub(aside))),
             slots: Arc::new(Semaphore::new(images)),
             memory: Arc::new(Semaphore::new(at_once)),
         }
@@ -128,25 +147,51 @@ impl Source {
         &self.image
     }
 
-    /// Starts reading, as soon as fewer images than allowed are being read.
+    /// Starts reading, as soon as fewer images than allowed are being read. The pieces come in order.
     ///
     /// # Errors
     ///
     /// An image that cannot be had at all; what goes wrong later comes out of the stream.
     pub async fn open(&self, form: Form) -> Result<Chunks, Error> {
+        self.start(form, Order::Offset).await
+    }
+
+    /// As [`Self::open`] for [`Form::Decompressed`], but the pieces come in any order: each as soon as it is decoded,
+    /// and each byte of the image once.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::open`].
+    pub async fn open_unordered(&self) -> Result<Chunks, Error> {
+        self.start(Form::Decompressed, Order::Any).await
+    }
+
+    async fn start(&self, form: Form, order: Order) -> Result<Chunks, Error> {
         let closed = |_| Error::Interrupted(self.image.path.clone());
         let slot = self.sources.slots.clone().acquire_owned().await.map_err(closed)?;
         let memory = self.sources.memory.clone().acquire_owned().await.map_err(closed)?;
-        let line = self.sources.board.start(&self.image.path, self.image.size);
+        let path = self.image.path.clone();
+        let line = self.sources.board.start(&path, self.image.size);
         let (stored, download) = download::start(self.sources.http.clone(), self.image.clone(), line);
         let pieces = match form {
-            Form::Stored => Pieces::Stored(stored),
-            Form::Tarball => Pieces::Stored(tarball::start(&self.image.path, stored)?),
-            Form::Decompressed => Pieces::Decoded(decompress::start(&self.image.path, stored)?),
+            Form::Stored => Pieces::Stored { stored, offset: 0 },
+            Form::Tarball => Pieces::Stored {
+                stored: tarball::start(&path, stored)?,
+                offset: 0,
+            },
+            Form::Decompressed => {
+                let (lanes, task) = decompress::start(&path, stored, self.sources.decoders.clone(), order);
+                Pieces::Decoded(Box::new(Decoding {
+                    lanes,
+                    lane: None,
+                    assembler: Assembler::default(),
+                    complete: false,
+                    _task: task,
+                }))
+            }
         };
         Ok(Chunks {
-            path: self.image.path.clone(),
-            offset: 0,
+            path,
             pieces,
             ended: false,
             _download: download,
@@ -166,17 +211,79 @@ enum Piece<T> {
     End,
 }
 
+/// A decoded piece: no more than a chunk, and of one chunk only.
 #[derive(Debug)]
-enum Pieces {
-    Stored(Receiver<Bytes>),
-    Decoded(Receiver<Content>),
+struct Decoded {
+    offset: u64,
+    content: Content,
+    /// Says that the target has not taken it yet.
+    waiting: Option<xz::Waiting>,
 }
 
-/// The pieces of an image, in order. Dropping it stops the download.
+/// Decoded pieces that follow each other.
+#[derive(Debug)]
+enum Lane {
+    /// Those of a block, or of all blocks as they come; what there may be of them is bounded elsewhere.
+    Blocks(mpsc::UnboundedReceiver<Decoded>),
+    /// Those of a whole file.
+    Pieces(mpsc::Receiver<Decoded>),
+}
+
+#[derive(Debug)]
+enum Pieces {
+    Stored { stored: Receiver<Bytes>, offset: u64 },
+    Decoded(Box<Decoding>),
+}
+
+/// A file that is being decoded.
+#[derive(Debug)]
+struct Decoding {
+    lanes: decompress::Lanes,
+    lane: Option<Lane>,
+    assembler: Assembler,
+    complete: bool,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Decoding {
+    /// The next chunk; `None` if the stage is gone.
+    async fn next(&mut self) -> Option<Result<Option<Chunk>, Error>> {
+        while !self.complete {
+            let decoded = match &mut self.lane {
+                Some(Lane::Blocks(lane)) => lane.recv().await,
+                Some(Lane::Pieces(lane)) => lane.recv().await,
+                None => None,
+            };
+            if let Some(Decoded {
+                offset,
+                content,
+                waiting,
+            }) = decoded
+            {
+                drop(waiting);
+                if let Some(chunk) = self.assembler.add(Chunk { offset, content }) {
+                    return Some(Ok(Some(chunk)));
+                }
+                continue;
+            }
+            match self.lanes.recv().await? {
+                Ok(Piece::Next(lane)) => self.lane = Some(lane),
+                Ok(Piece::End) => self.complete = true,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        // The image's last chunk may be a short one; it is the only one left.
+        Some(Ok(self.assembler.rest()))
+    }
+}
+
+/// The pieces of an image. Dropping it stops the download and the decoding.
+///
+/// Every decompressed piece but the last one of the image is [`CHUNK`] bytes long and begins at a multiple of that,
+/// also where the pieces come in any order.
 #[derive(Debug)]
 pub struct Chunks {
     path: String,
-    offset: u64,
     pieces: Pieces,
     ended: bool,
     _download: AbortOnDropHandle<()>,
@@ -193,30 +300,25 @@ impl Chunks {
         if self.ended {
             return Ok(None);
         }
-        let piece = match &mut self.pieces {
-            Pieces::Stored(pieces) => pieces.recv().await.map(|piece| {
+        let chunk = match &mut self.pieces {
+            Pieces::Stored { stored, offset } => stored.recv().await.map(|piece| {
                 piece.map(|piece| match piece {
-                    Piece::Next(bytes) => Some(Content::Data(bytes)),
+                    Piece::Next(bytes) => {
+                        let at = *offset;
+                        *offset += bytes.len() as u64;
+                        Some(Chunk {
+                            offset: at,
+                            content: Content::Data(bytes),
+                        })
+                    }
                     Piece::End => None,
                 })
             }),
-            Pieces::Decoded(pieces) => pieces.recv().await.map(|piece| {
-                piece.map(|piece| match piece {
-                    Piece::Next(content) => Some(content),
-                    Piece::End => None,
-                })
-            }),
+            Pieces::Decoded(decoding) => decoding.next().await,
         };
-        let Some(content) = piece.unwrap_or_else(|| Err(Error::Interrupted(self.path.clone())))? else {
-            self.ended = true;
-            return Ok(None);
-        };
-        let chunk = Chunk {
-            offset: self.offset,
-            content,
-        };
-        self.offset += chunk.content.len() as u64;
-        Ok(Some(chunk))
+        let chunk = chunk.unwrap_or_else(|| Err(Error::Interrupted(self.path.clone())))?;
+        self.ended = chunk.is_none();
+        Ok(chunk)
     }
 
     /// The pieces as one stream of bytes, holes written out. An [`Error`] of the source is the inner error of the
@@ -236,6 +338,13 @@ impl Chunks {
         });
         StreamReader::new(Box::pin(pieces))
     }
+}
+
+/// Whether there are only zeros. Sixteen bytes at a time, which the compiler turns into vector instructions.
+#[must_use]
+pub fn is_zero(bytes: &[u8]) -> bool {
+    let (head, middle) = bytes.as_chunks::<16>();
+    head.iter().all(|word| u128::from_ne_bytes(*word) == 0) && middle.iter().all(|byte| *byte == 0)
 }
 
 /// An image that cannot be read, or is not what it should be.

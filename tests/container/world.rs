@@ -119,7 +119,7 @@ pub async fn deliverable(section: &config::Provider, folder: &Path, id: &str, ro
 /// Everything may be changed.
 pub fn task() -> Task {
     Task {
-        sources: Sources::new(http::client().unwrap(), Board::log(), 4, 256 << 20),
+        sources: Sources::new(http::client().unwrap(), Board::log(), 4, 256 << 20, 2),
         locations: None,
         allow_older: false,
     }

@@ -256,6 +256,7 @@ async fn dropping_the_chunks_ends_the_download() {
                 cloud_image_uploader::telemetry::progress::Board::log(),
                 1,
                 64 << 20,
+                2,
             );
             let mut chunks = sources.source(&image).open(form).await.unwrap();
             let gone = tokio::time::timeout(LIMIT, connections.recv()).await.unwrap().unwrap();

@@ -28,7 +28,7 @@ fn sources(at_once: usize) -> Sources {
         .read_timeout(Duration::from_millis(500))
         .build()
         .unwrap();
-    Sources::new(client, Board::log(), at_once, 512 << 20)
+    Sources::new(client, Board::log(), at_once, 512 << 20, 2)
 }
 
 /// A file server with images.

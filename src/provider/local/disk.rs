@@ -12,7 +12,7 @@ use super::{Error, at, beside};
 use crate::error::Failure;
 use crate::provider::{Mark, Origin, Task};
 use crate::select::Deliverable;
-use crate::source::{Chunk, Content, Form};
+use crate::source::{Chunk, Content};
 
 /// Pieces that wait for the file system.
 const QUEUE: usize = 4;
@@ -89,7 +89,7 @@ fn mark_of(path: &Path) -> PathBuf {
 }
 
 async fn write(path: &Path, source: crate::source::Source, stored: u64) -> Result<(), Failure> {
-    let mut chunks = source.open(Form::Decompressed).await?;
+    let mut chunks = source.open_unordered().await?;
     tracing::info!(stored_bytes = stored, "writing {}", path.display());
     let (sender, receiver) = mpsc::channel(QUEUE);
     let file = path.to_owned();
@@ -120,7 +120,7 @@ fn write_chunks(path: &Path, mut chunks: mpsc::Receiver<Chunk>) -> io::Result<()
     let file = File::create(path)?;
     let mut size = 0;
     while let Some(Chunk { offset, content }) = chunks.blocking_recv() {
-        size = offset + content.len() as u64;
+        size = size.max(offset + content.len() as u64);
         if let Content::Data(bytes) = content {
             metrics::counter!("uploader_uploaded_bytes_total", "provider" => "local").increment(bytes.len() as u64);
             file.write_all_at(&bytes, offset)?;

@@ -15,5 +15,6 @@ pub mod program;
 pub mod proxy;
 pub mod rabbit;
 pub mod registry;
+pub mod sink;
 pub mod skopeo;
 pub mod token_server;

@@ -1,0 +1,155 @@
+//! Decodes one block: the block between a stream header and an ending made for it, given to liblzma.
+//!
+//! So liblzma sees a complete file with one block, and verifies the block's check and both of its sizes.
+
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::{Buf, Bytes};
+use liblzma::stream::{Action, Status, Stream};
+
+use super::flow::{Lease, Outlet};
+use super::format::bad;
+use crate::source::{CHUNK, is_zero};
+
+/// `xz -9` asks for 65 MiB to decode; a file that asks for more was made to exhaust us.
+const MEMORY: u64 = 128 << 20;
+
+/// A block on its way through a decoder.
+pub(super) struct Decoding {
+    stream: Stream,
+    input: VecDeque<Bytes>,
+    /// What is decoded of the next chunk.
+    chunk: Vec<u8>,
+    filled: usize,
+    /// Where in the image that chunk begins.
+    offset: u64,
+    lease: Lease,
+    outlet: Outlet,
+    zeros: bool,
+    ended: bool,
+}
+
+impl Decoding {
+    /// Begins a block that decodes to what is at `offset` of the image.
+    ///
+    /// # Errors
+    ///
+    /// No memory.
+    pub fn new(offset: u64, lease: Lease, outlet: Outlet) -> io::Result<Self> {
+        Ok(Self {
+            stream: Stream::new_stream_decoder(MEMORY, 0)?,
+            input: VecDeque::new(),
+            chunk: Vec::new(),
+            filled: 0,
+            offset,
+            lease,
+            outlet,
+            zeros: true,
+            ended: false,
+        })
+    }
+
+    /// Adds bytes to be decoded.
+    pub fn feed(&mut self, bytes: Bytes) {
+        self.input.push_back(bytes);
+    }
+
+    /// Whether the last byte was decoded and verified.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether all that was fed is used up.
+    pub fn is_hungry(&self) -> bool {
+        self.input.is_empty()
+    }
+
+    /// Whether there were only zeros.
+    pub fn is_zero(&self) -> bool {
+        self.zeros
+    }
+
+    /// Decodes until so many chunks were sent, the input is used up, or the block has ended.
+    ///
+    /// # Errors
+    ///
+    /// Not what it should be, or a dictionary beyond bounds.
+    pub fn step(&mut self, chunks: usize) -> io::Result<()> {
+        for _ in 0..chunks {
+            self.prepare();
+            self.fill()?;
+            if self.ended {
+                self.send();
+                return Ok(());
+            }
+            if self.filled < self.chunk.len() {
+                return Ok(());
+            }
+            self.send();
+        }
+        Ok(())
+    }
+
+    /// Makes room for what is left of the chunk of the image at this offset.
+    fn prepare(&mut self) {
+        if self.filled > 0 {
+            return;
+        }
+        let into = usize::try_from(self.offset % CHUNK as u64).unwrap_or(0);
+        let len = CHUNK - into;
+        // The buffer of a hole is used again.
+        if self.chunk.len() < len {
+            self.chunk = vec![0; len];
+        }
+        self.chunk.truncate(len);
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        while self.filled < self.chunk.len() {
+            let Some(input) = self.input.front_mut() else { break };
+            if input.is_empty() {
+                self.input.pop_front();
+                continue;
+            }
+            let before = (self.stream.total_in(), self.stream.total_out());
+            let status = self
+                .stream
+                .process(input, &mut self.chunk[self.filled..], Action::Run)?;
+            let progress = |now: u64, before: u64| usize::try_from(now - before).unwrap_or(0);
+            input.advance(progress(self.stream.total_in(), before.0));
+            self.filled += progress(self.stream.total_out(), before.1);
+            match status {
+                Status::StreamEnd => {
+                    self.ended = true;
+                    break;
+                }
+                // Neither reads nor writes, and never will.
+                Status::MemNeeded => return Err(bad("a block ends in the middle")),
+                Status::Ok | Status::GetCheck => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) {
+        let len = self.filled;
+        if len == 0 {
+            return;
+        }
+        if is_zero(&self.chunk[..len]) {
+            self.outlet.hole(self.offset, len);
+            self.lease.give_back(len as u64);
+        } else {
+            self.zeros = false;
+            let mut bytes = std::mem::take(&mut self.chunk);
+            bytes.truncate(len);
+            // Only the last piece of a block is short; a row of tiny blocks must not hold whole chunks.
+            bytes.shrink_to_fit();
+            let lease = self.lease.take(len as u64);
+            self.outlet.data(self.offset, bytes, lease);
+        }
+        self.offset += len as u64;
+        self.filled = 0;
+    }
+}

@@ -1,0 +1,98 @@
+//! The parts of `tests/measure` that are not Python: the program's data path into stand-in targets, the server that
+//! images are read from and uploads go to, and a disk as a compressing file system makes it.
+//!
+//! ```text
+//! measure serve FOLDER                           prints two URLs, files and sink, and serves until standard input ends
+//! measure run SHAPE SINK IMAGE SIZE SHA256 …     takes images, all at once, to nothing, dense, ebs, or pages
+//! measure extents DISK NEW                       packs what a disk holds into zstd extents
+//! measure big ARCHIVE BYTES                      writes a container archive of noise
+//! ```
+
+mod path;
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use cloud_image_uploader::source::is_zero;
+use cloud_image_uploader_test_support::archive::big;
+use cloud_image_uploader_test_support::files::Files;
+use cloud_image_uploader_test_support::sink::Sink;
+use tokio::task::JoinSet;
+
+use crate::path::{Shape, image, run, sources};
+
+/// What btrfs compresses at once.
+const EXTENT: usize = 128 << 10;
+/// What it rounds the result up to.
+const SECTOR: usize = 4 << 10;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match &words[..] {
+        ["serve", folder] => serve(Path::new(folder)).await,
+        ["run", shape, sink, images @ ..] => run_all(shape, sink, images).await,
+        ["extents", disk, new] => extents(Path::new(disk), Path::new(new)),
+        ["big", archive, bytes] => Ok(big(Path::new(archive), bytes.parse()?).map(drop)?),
+        _ => bail!("see the head of tests/bench/measure.rs"),
+    }
+}
+
+async fn serve(folder: &Path) -> Result<()> {
+    let files = Files::start(folder).await?;
+    let sink = Sink::start().await?;
+    println!("{} {}", files.url(""), sink.url());
+    // The other end closes when whoever started us is gone.
+    tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
+    Ok(())
+}
+
+async fn run_all(shape: &str, sink: &str, images: &[&str]) -> Result<()> {
+    let shape = match shape {
+        "nothing" => Shape::Nothing,
+        "dense" => Shape::Dense,
+        "ebs" => Shape::Ebs,
+        "pages" => Shape::Pages,
+        _ => bail!("no such shape: {shape}"),
+    };
+    let sources = sources()?;
+    let mut running = JoinSet::new();
+    let (images, rest) = images.as_chunks::<3>();
+    ensure!(rest.is_empty(), "an image is given by location, size, and SHA-256");
+    for &[location, size, sha256] in images {
+        let (image, sink) = (image(location, size.parse()?, sha256)?, sink.to_owned());
+        let sources = sources.clone();
+        running.spawn(async move { run(&sources, &image, shape, &sink).await });
+    }
+    while let Some(size) = running.join_next().await {
+        println!("{}", size??);
+    }
+    Ok(())
+}
+
+/// Replaces each extent that holds anything by its zstd frame, padded to whole sectors, one behind the other.
+fn extents(disk: &Path, new: &Path) -> Result<()> {
+    let mut disk = BufReader::new(File::open(disk).with_context(|| format!("open {}", disk.display()))?);
+    let mut out = BufWriter::new(File::create(new).with_context(|| format!("create {}", new.display()))?);
+    let mut extent = Vec::with_capacity(EXTENT);
+    loop {
+        extent.clear();
+        if disk.by_ref().take(EXTENT as u64).read_to_end(&mut extent)? == 0 {
+            break;
+        }
+        if is_zero(&extent) {
+            continue;
+        }
+        let mut packed = zstd::bulk::compress(&extent, 1)?;
+        packed.resize(packed.len().next_multiple_of(SECTOR), 0);
+        out.write_all(&packed)?;
+    }
+    // As much again is free space.
+    let size = out.stream_position()?;
+    out.flush()?;
+    out.into_inner()?.set_len((2 * size).next_multiple_of(1 << 20))?;
+    Ok(())
+}
