@@ -465,7 +465,7 @@ async fn a_source_that_stays_away_is_given_up_in_time() {
     world.announce().await;
     world
         .admin
-        .wait_depth(dead, Duration::from_secs(120), |depth| depth.ready == 1)
+        .wait_depth(dead, Duration::from_secs(300), |depth| depth.ready == 1)
         .await
         .unwrap();
     daemon.wait_for_log("the server answered 503", LONG).await.unwrap();
