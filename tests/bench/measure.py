@@ -204,7 +204,7 @@ def table(title: str, results: dict[str, Run], first: str):
     print(f"| {' | '.join(head)} |\n| --- |{' ---: |' * (len(head) - 1)}")
     for name, run in results.items():
         cells = [name, f"{run.wall:.2f}", f"{run.cpu:.2f}", f"{run.peak:.0f}", f"{run.written:.0f}", f"{run.sent:.0f}"]
-        cells += [f"{results[first].wall / run.wall:.2f}"] * (first in results)
+        cells += [f"{results[first].wall / run.wall:.2f}"] if first in results else []
         cells += [f"{run.wall / decode.wall:.2f}"] if decode else []
         print(f"| {' | '.join(cells)} |")
     sys.stdout.flush()
