@@ -1,6 +1,6 @@
 //! An image as verified bytes.
 //!
-//! One ordered GET per image; size and SHA-256 are checked as the stored bytes pass, and decoding happens on a thread of
+//! One ordered GET per image; size and SHA-256 are checked as the stored bytes pass, and decoding happens on threads of
 //! its own. A stream ends well only if every check passed: a wrong byte arrives as an error *instead of* the end, so
 //! nothing may be registered before the end was seen. No temporary file is written.
 
