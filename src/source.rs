@@ -1,6 +1,6 @@
 //! An image as verified bytes.
 //!
-//! One ordered GET per image; size and SHA-256 are checked as the stored bytes pass, and decoding happens on a thread of
+//! One ordered GET per image; size and SHA-256 are checked as the stored bytes pass, and decoding happens on threads of
 //! its own. A stream ends well only if every check passed: a wrong byte arrives as an error *instead of* the end, so
 //! nothing may be registered before the end was seen. No temporary file is written.
 
@@ -26,7 +26,7 @@ use crate::error::{Class, Classified};
 use crate::http;
 use crate::location;
 use crate::telemetry::progress::Board;
-use assemble::Assembler;
+use assemble::{Decoded, Decoding, Lane};
 use xz::Decoders;
 
 /// Size of a decoded piece. The block size of
@@ -181,13 +181,7 @@ impl Source {
             },
             Form::Decompressed => {
                 let (lanes, task) = decompress::start(&path, stored, self.sources.decoders.clone(), order);
-                Pieces::Decoded(Box::new(Decoding {
-                    lanes,
-                    lane: None,
-                    assembler: Assembler::default(),
-                    complete: false,
-                    _task: task,
-                }))
+                Pieces::Decoded(Box::new(Decoding::new(lanes, task)))
             }
         };
         Ok(Chunks {
@@ -211,70 +205,10 @@ enum Piece<T> {
     End,
 }
 
-/// A decoded piece: no more than a chunk, and of one chunk only.
-#[derive(Debug)]
-struct Decoded {
-    offset: u64,
-    content: Content,
-    /// Says that the target has not taken it yet.
-    waiting: Option<xz::Waiting>,
-}
-
-/// Decoded pieces that follow each other.
-#[derive(Debug)]
-enum Lane {
-    /// Those of a block, or of all blocks as they come; what there may be of them is bounded elsewhere.
-    Blocks(mpsc::UnboundedReceiver<Decoded>),
-    /// Those of a whole file.
-    Pieces(mpsc::Receiver<Decoded>),
-}
-
 #[derive(Debug)]
 enum Pieces {
     Stored { stored: Receiver<Bytes>, offset: u64 },
     Decoded(Box<Decoding>),
-}
-
-/// A file that is being decoded.
-#[derive(Debug)]
-struct Decoding {
-    lanes: decompress::Lanes,
-    lane: Option<Lane>,
-    assembler: Assembler,
-    complete: bool,
-    _task: AbortOnDropHandle<()>,
-}
-
-impl Decoding {
-    /// The next chunk; `None` if the stage is gone.
-    async fn next(&mut self) -> Option<Result<Option<Chunk>, Error>> {
-        while !self.complete {
-            let decoded = match &mut self.lane {
-                Some(Lane::Blocks(lane)) => lane.recv().await,
-                Some(Lane::Pieces(lane)) => lane.recv().await,
-                None => None,
-            };
-            if let Some(Decoded {
-                offset,
-                content,
-                waiting,
-            }) = decoded
-            {
-                drop(waiting);
-                if let Some(chunk) = self.assembler.add(Chunk { offset, content }) {
-                    return Some(Ok(Some(chunk)));
-                }
-                continue;
-            }
-            match self.lanes.recv().await? {
-                Ok(Piece::Next(lane)) => self.lane = Some(lane),
-                Ok(Piece::End) => self.complete = true,
-                Err(error) => return Some(Err(error)),
-            }
-        }
-        // The image's last chunk may be a short one; it is the only one left.
-        Some(Ok(self.assembler.rest()))
-    }
 }
 
 /// The pieces of an image. Dropping it stops the download and the decoding.

@@ -1,13 +1,90 @@
-//! Chunks made whole where a block ends in the middle of one.
+//! What the decoders yield, and whole chunks of it also where a block ends in the middle of one.
 
 use std::collections::BTreeMap;
 
-use super::{CHUNK, Chunk, Content};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::decompress::Lanes;
+use super::{CHUNK, Chunk, Content, Error, Piece, xz};
+
+/// A decoded piece: no more than a chunk, and of one chunk only.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    /// Its place in the image.
+    pub offset: u64,
+    /// What is there.
+    pub content: Content,
+    /// Says that the target has not taken it yet.
+    pub waiting: Option<xz::Waiting>,
+}
+
+/// Decoded pieces that follow each other.
+#[derive(Debug)]
+pub(super) enum Lane {
+    /// Those of a block, or of all blocks as they come; what there may be of them is bounded elsewhere.
+    Blocks(mpsc::UnboundedReceiver<Decoded>),
+    /// Those of a whole file.
+    Pieces(mpsc::Receiver<Decoded>),
+}
+
+/// A file that is being decoded.
+#[derive(Debug)]
+pub(super) struct Decoding {
+    lanes: Lanes,
+    lane: Option<Lane>,
+    assembler: Assembler,
+    complete: bool,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Decoding {
+    /// Takes what `task` decodes; dropped, it ends that.
+    pub fn new(lanes: Lanes, task: AbortOnDropHandle<()>) -> Self {
+        Self {
+            lanes,
+            lane: None,
+            assembler: Assembler::default(),
+            complete: false,
+            _task: task,
+        }
+    }
+
+    /// The next chunk; `None` if the stage is gone.
+    pub async fn next(&mut self) -> Option<Result<Option<Chunk>, Error>> {
+        while !self.complete {
+            let decoded = match &mut self.lane {
+                Some(Lane::Blocks(lane)) => lane.recv().await,
+                Some(Lane::Pieces(lane)) => lane.recv().await,
+                None => None,
+            };
+            if let Some(Decoded {
+                offset,
+                content,
+                waiting,
+            }) = decoded
+            {
+                drop(waiting);
+                if let Some(chunk) = self.assembler.add(Chunk { offset, content }) {
+                    return Some(Ok(Some(chunk)));
+                }
+                continue;
+            }
+            match self.lanes.recv().await? {
+                Ok(Piece::Next(lane)) => self.lane = Some(lane),
+                Ok(Piece::End) => self.complete = true,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        // The image's last chunk may be a short one; it is the only one left.
+        Some(Ok(self.assembler.rest()))
+    }
+}
 
 /// Holds the parts of chunks until their other parts are there. Only the chunks at the two ends of a block that is
 /// being decoded can lack something.
 #[derive(Debug, Default)]
-pub(super) struct Assembler(BTreeMap<u64, Partial>);
+struct Assembler(BTreeMap<u64, Partial>);
 
 /// A chunk that lacks something.
 #[derive(Debug, Default)]
@@ -19,7 +96,7 @@ struct Partial {
 
 impl Assembler {
     /// Adds a part of a chunk; gives the chunk once it is whole.
-    pub fn add(&mut self, part: Chunk) -> Option<Chunk> {
+    fn add(&mut self, part: Chunk) -> Option<Chunk> {
         let len = part.content.len();
         if len == CHUNK {
             return Some(part);
@@ -42,7 +119,7 @@ impl Assembler {
     }
 
     /// The short chunk at the end of the image, if it has one.
-    pub fn rest(&mut self) -> Option<Chunk> {
+    fn rest(&mut self) -> Option<Chunk> {
         let (start, partial) = self.0.pop_first()?;
         Some(partial.chunk(start))
     }

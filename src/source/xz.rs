@@ -21,16 +21,15 @@ use flate2::Crc;
 use tokio::sync::mpsc;
 
 use block::Cutter;
-use decoding::Decoding;
-use flow::{Begun, Budget, Flow, Lease, Outlet};
+use decoding::{Decoding, Whole};
+use flow::{Budget, Flow, Lease, Outlet};
 use format::{BlockHeader, Record, StreamHeader, Vli, bad};
-use memo::Key;
-use pool::{Pool, Workshop};
+use pool::Pool;
 
 pub(super) use flow::Waiting;
 
 use super::decompress::Stored;
-use super::{CHUNK, Error, Lane, Order, Piece};
+use super::{Error, Lane, Order, Piece};
 
 /// The first bytes of every .xz file.
 pub(super) const MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
@@ -360,64 +359,6 @@ struct Block {
     cutter: Cutter,
     /// Its header, and what came behind it.
     pieces: Vec<Bytes>,
-}
-
-/// A block to be decoded at once.
-struct Whole {
-    stream: StreamHeader,
-    record: Record,
-    offset: u64,
-    pieces: Vec<Bytes>,
-}
-
-impl Whole {
-    fn decode(self, workshop: &Workshop, lease: Lease, outlet: Outlet, begun: Begun) {
-        let outcome = self.run(workshop, lease, outlet);
-        begun.end(outcome);
-    }
-
-    fn run(self, workshop: &Workshop, lease: Lease, outlet: Outlet) -> io::Result<()> {
-        let key = Key::new(self.stream.flags(), &self.pieces);
-        if let Some(key) = &key
-            && workshop.memo.knows(key)
-        {
-            self.holes(&outlet);
-            return Ok(());
-        }
-        let flow = outlet.flow().clone();
-        let mut decoding = Decoding::new(self.offset, lease, outlet)?;
-        decoding.feed(Bytes::copy_from_slice(&self.stream.bytes));
-        for piece in self.pieces {
-            decoding.feed(piece);
-        }
-        decoding.feed(self.stream.ending(self.record).into());
-        while !decoding.has_ended() {
-            if flow.is_stopped() {
-                return Ok(());
-            }
-            if decoding.is_hungry() {
-                return Err(bad("a block ends in the middle"));
-            }
-            decoding.step(1)?;
-            workshop.interlude();
-        }
-        if let Some(key) = key
-            && decoding.is_zero()
-        {
-            workshop.memo.remember(key);
-        }
-        Ok(())
-    }
-
-    fn holes(&self, outlet: &Outlet) {
-        let end = self.offset + self.record.uncompressed;
-        let mut at = self.offset;
-        while at < end {
-            let len = (CHUNK as u64 - at % CHUNK as u64).min(end - at);
-            outlet.hole(at, usize::try_from(len).unwrap_or(CHUNK));
-            at += len;
-        }
-    }
 }
 
 /// The blocks of a stream: their number, and a digest of their sizes, which takes no memory however many they are.

@@ -8,8 +8,10 @@ use std::io;
 use bytes::{Buf, Bytes};
 use liblzma::stream::{Action, Status, Stream};
 
-use super::flow::{Lease, Outlet};
-use super::format::bad;
+use super::flow::{Begun, Lease, Outlet};
+use super::format::{Record, StreamHeader, bad};
+use super::memo::Key;
+use super::pool::Workshop;
 use crate::source::{CHUNK, is_zero};
 
 /// `xz -9` asks for 65 MiB to decode; a file that asks for more was made to exhaust us.
@@ -151,5 +153,68 @@ impl Decoding {
         }
         self.offset += len as u64;
         self.filled = 0;
+    }
+}
+
+/// A block to be decoded at once.
+pub(super) struct Whole {
+    /// What it stands in.
+    pub stream: StreamHeader,
+    /// Its sizes.
+    pub record: Record,
+    /// Where in the image it belongs.
+    pub offset: u64,
+    /// Its header, and what comes behind it.
+    pub pieces: Vec<Bytes>,
+}
+
+impl Whole {
+    /// Decodes it on a thread of the pool.
+    pub fn decode(self, workshop: &Workshop, lease: Lease, outlet: Outlet, begun: Begun) {
+        let outcome = self.run(workshop, lease, outlet);
+        begun.end(outcome);
+    }
+
+    fn run(self, workshop: &Workshop, lease: Lease, outlet: Outlet) -> io::Result<()> {
+        let key = Key::new(self.stream.flags(), &self.pieces);
+        if let Some(key) = &key
+            && workshop.memo.knows(key)
+        {
+            self.holes(&outlet);
+            return Ok(());
+        }
+        let flow = outlet.flow().clone();
+        let mut decoding = Decoding::new(self.offset, lease, outlet)?;
+        decoding.feed(Bytes::copy_from_slice(&self.stream.bytes));
+        for piece in self.pieces {
+            decoding.feed(piece);
+        }
+        decoding.feed(self.stream.ending(self.record).into());
+        while !decoding.has_ended() {
+            if flow.is_stopped() {
+                return Ok(());
+            }
+            if decoding.is_hungry() {
+                return Err(bad("a block ends in the middle"));
+            }
+            decoding.step(1)?;
+            workshop.interlude();
+        }
+        if let Some(key) = key
+            && decoding.is_zero()
+        {
+            workshop.memo.remember(key);
+        }
+        Ok(())
+    }
+
+    fn holes(&self, outlet: &Outlet) {
+        let end = self.offset + self.record.uncompressed;
+        let mut at = self.offset;
+        while at < end {
+            let len = (CHUNK as u64 - at % CHUNK as u64).min(end - at);
+            outlet.hole(at, usize::try_from(len).unwrap_or(CHUNK));
+            at += len;
+        }
     }
 }

@@ -1,0 +1,100 @@
+//! What decoding holds in memory, measured from outside. One test, so that nothing else is in this process.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panicking")]
+
+#[path = "xz/files.rs"]
+#[expect(dead_code, reason = "shared with the other tests of .xz files")]
+mod files;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use files::{MEMORY, Stored, noise, open, parallel, serial, sources};
+use liblzma::stream::Check;
+use tokio::sync::Barrier;
+
+const MIB: u64 = 1 << 20;
+/// Decoders, buffers of the allocator, and the program.
+const BESIDE: u64 = 128 * MIB;
+
+/// The most this process ever held, in bytes.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+/// Makes the peak what is held now.
+fn forget() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
+/// Opens the images at once, and takes nothing from any until all have decoded as far as they can.
+async fn all(images: &[&Stored], memory: u64, ordered: bool) {
+    let sources = sources(memory, 2);
+    let started = Arc::new(Barrier::new(images.len()));
+    let mut tasks = Vec::new();
+    for stored in images {
+        let source = sources.source(&stored.image());
+        let started = started.clone();
+        tasks.push(tokio::spawn(async move {
+            let mut chunks = open(&source, ordered).await;
+            started.wait().await;
+            // Whatever is decoded stays until the process holds no more than a moment ago.
+            let mut before = 0;
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while peak() > before && Instant::now() < deadline {
+                before = peak();
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            while chunks.next().await.unwrap().is_some() {}
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_bounded_whatever_the_images() {
+    // No chunk is a hole, and yet it is made and decoded in no time.
+    let mut content = Vec::new();
+    for chunk in 1..=336 {
+        content.extend(noise(chunk, 4 << 10));
+        content.resize((512 << 10) * usize::try_from(chunk).unwrap(), 0);
+    }
+    let blocks = Stored::new(&parallel(&content, 24 * MIB, 0, Check::Crc64));
+    let single = Stored::new(&serial(&content, content.len(), 0, Check::Crc64, false));
+    // Blocks larger than what may be decoded at once, and with a large dictionary.
+    let large = Stored::new(&parallel(&content[..100 << 20], 96 * MIB, 8, Check::Crc64));
+    drop(content);
+    // The stored files are in memory too, for the tests' convenience.
+    let own: u64 = [&blocks, &single, &large]
+        .iter()
+        .map(|stored| stored.image().size)
+        .sum();
+    for (images, memory, ordered, limit) in [
+        (vec![&blocks], MEMORY, true, 256 * MIB),
+        (vec![&blocks], MEMORY, false, 256 * MIB),
+        (vec![&single], MEMORY, true, 256 * MIB),
+        (vec![&large], MEMORY, false, 256 * MIB),
+        (vec![&blocks; 4], MEMORY, false, MEMORY + BESIDE),
+        (
+            vec![&blocks, &blocks, &single, &large],
+            96 * MIB,
+            true,
+            96 * MIB + BESIDE,
+        ),
+    ] {
+        forget();
+        all(&images, memory, ordered).await;
+        let peak = peak() - own;
+        eprintln!(
+            "{} images, {} MiB, in order: {ordered}: {} MiB",
+            images.len(),
+            memory / MIB,
+            peak / MIB
+        );
+        assert!(peak <= limit, "{} MiB of {}", peak / MIB, limit / MIB);
+    }
+}
