@@ -7,7 +7,7 @@
 //! reads it to the end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_sdk_ec2::types::{ImportSnapshotTask, ResourceType, SnapshotDiskContainer, UserBucket};
 use tokio::sync::Semaphore;
@@ -23,6 +23,8 @@ use crate::source::Source;
 
 /// Imports of a disk this size were seen to take a quarter of an hour, and more than an hour and a half.
 const LONGEST: Duration = Duration::from_secs(4 * 60 * 60);
+/// A new task may not be seen for so long.
+const UNSEEN: Duration = Duration::from_secs(2 * 60);
 /// Tasks that failed on AWS's side before the image counts as failed. The object is kept as long.
 const TASKS: usize = 3;
 
@@ -65,7 +67,7 @@ pub(super) async fn import(
         }
         Err(error) => {
             // A task that could not be looked at may still be reading.
-            if matches!(error, Error::Import { .. }) || !error.class().is_transient() {
+            if matches!(error, Error::Import { .. }) {
                 object.clear().await;
             }
             Err(error.into())
@@ -81,7 +83,15 @@ async fn run(base: &Region, wanted: &Wanted, object: &Object, role: &str, status
         let task = match find(base, wanted).await? {
             Found::Snapshot(id) => return Ok(id),
             Found::Running(task) => task,
-            Found::Nothing(ended) => start(base, wanted, object, role, ended).await?,
+            Found::Nothing(ended) => match start(base, wanted, object, role, ended).await {
+                Ok(task) => task,
+                Err(error) => {
+                    if !error.class().is_transient() {
+                        object.clear().await;
+                    }
+                    return Err(error);
+                }
+            },
         };
         tries += 1;
         match follow(base, &task, object, status).await {
@@ -157,13 +167,20 @@ async fn start(base: &Region, wanted: &Wanted, object: &Object, role: &str, ende
 
 async fn follow(base: &Region, task: &str, object: &Object, status: &Status) -> Result<String, Error> {
     let what = format!("import {object}");
+    let started = Instant::now();
     until(&what, LONGEST, status, || async {
         let what = format!("read {task} in {}", base.name);
-        let answer = call("DescribeImportSnapshotTasks", &what, || {
-            base.ec2.describe_import_snapshot_tasks().import_task_ids(task).send()
+        let answer = call("DescribeImportSnapshotTasks", &what, || async {
+            let read = base.ec2.describe_import_snapshot_tasks().import_task_ids(task);
+            match read.send().await {
+                // New ones are not seen at once.
+                Err(error) if Error::is(&error, "InvalidConversionTaskId") && started.elapsed() < UNSEEN => Ok(None),
+                answer => answer.map(Some),
+            }
         })
         .await?;
-        let Some(found) = answer.import_snapshot_tasks().first() else {
+        let found = answer.as_ref().and_then(|answer| answer.import_snapshot_tasks().first());
+        let Some(found) = found else {
             return Ok(Look::Wait(format!("{task} is not seen yet")));
         };
         match State::of(found) {
