@@ -1,9 +1,10 @@
 //! Whether images can be published: cheap reads that change nothing, each with a line of its own.
 
+use std::error::Error as StdError;
+
 use aws_sdk_ec2::types::Filter;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use futures_util::future::join_all;
-use std::error::Error as StdError;
 
 use super::client::{Clients, Region, call};
 use super::error::Error;
@@ -15,8 +16,6 @@ use crate::provider::Finding;
 /// Public AMIs in a region: 5 unless raised
 /// (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ami-quotas.html>).
 const PUBLIC_IMAGES: (&str, &str) = ("ec2", "L-0E3CBAB9");
-/// What STS, and regions of old, say where S3 says nothing.
-const FIRST_REGION: &str = "us-east-1";
 
 pub(super) async fn check(section: &Aws, clients: &Clients) -> Vec<Finding> {
     let mut findings = vec![finding("credentials", identity(section, clients).await)];
@@ -57,24 +56,23 @@ async fn identity(section: &Aws, clients: &Clients) -> Line {
     Ok(Ok(format!("they are those of {}", answer.arn().unwrap_or("somebody"))))
 }
 
-/// Imports read from a bucket of their own region only.
+/// Imports read from a bucket of their own region only. S3 says where another one is with its refusal.
 async fn bucket(section: &Aws, clients: &Clients, name: &str) -> Line {
+    let base = &section.base_region;
     let what = format!("look at bucket {name}");
-    let head = || clients.s3.head_bucket().bucket(name).send();
-    let answer = call("HeadBucket", &what, head).await?;
-    let found = match answer.bucket_region() {
-        Some(region) => region.to_owned(),
-        None => {
-            let what = format!("find out where bucket {name} is");
-            let locate = || clients.s3.get_bucket_location().bucket(name).send();
-            let answer = call("GetBucketLocation", &what, locate).await?;
-            match answer.location_constraint().map(|location| location.as_str()) {
-                None | Some("") => FIRST_REGION.to_owned(),
-                Some(region) => region.to_owned(),
-            }
+    let head = || async {
+        match clients.s3.head_bucket().bucket(name).send().await {
+            Ok(answer) => Ok(answer.bucket_region().unwrap_or(base).to_owned()),
+            Err(error) => match error
+                .raw_response()
+                .and_then(|raw| raw.headers().get("x-amz-bucket-region"))
+            {
+                Some(region) if region != base => Ok(region.to_owned()),
+                _ => Err(error),
+            },
         }
     };
-    let base = &section.base_region;
+    let found = call("HeadBucket", &what, head).await?;
     Ok(match found == *base {
         true => Ok(format!("it is there, in {base}")),
         false => Err(format!(

@@ -179,7 +179,9 @@ async fn follow(base: &Region, task: &str, object: &Object, status: &Status) -> 
             }
         })
         .await?;
-        let found = answer.as_ref().and_then(|answer| answer.import_snapshot_tasks().first());
+        let found = answer
+            .as_ref()
+            .and_then(|answer| answer.import_snapshot_tasks().first());
         let Some(found) = found else {
             return Ok(Look::Wait(format!("{task} is not seen yet")));
         };

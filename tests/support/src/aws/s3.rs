@@ -86,7 +86,12 @@ pub(super) async fn answer(State(front): State<Front>, request: Request) -> Resp
 
 /// Answers what the server behind would not, or not as S3 does.
 fn before(shared: &Shared, target: &Target, region: &str, headers: &HeaderMap, body: &Bytes) -> Option<Response> {
-    let home = lock(&shared.world).buckets.get(&target.bucket).cloned()?;
+    let Some(home) = lock(&shared.world).buckets.get(&target.bucket).cloned() else {
+        let message = format!("the bucket {} does not exist", target.bucket);
+        let refusal = Refusal::new("NoSuchBucket", message).status(StatusCode::NOT_FOUND);
+        let needs = !["CreateBucket", "ListBuckets", "Unknown"].contains(&target.action);
+        return needs.then(|| Protocol::S3.refuse(&refusal));
+    };
     if home != region {
         let message = format!("the bucket {} must be addressed in the region {home}", target.bucket);
         let refusal = Refusal::new("PermanentRedirect", message).status(StatusCode::MOVED_PERMANENTLY);
