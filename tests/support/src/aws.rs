@@ -94,6 +94,7 @@ impl Cloud {
                 .collect(),
             buckets: Default::default(),
             objects: objects.clone(),
+            written: Default::default(),
         };
         let shared = Arc::new(Shared {
             world: Mutex::new(world),
@@ -221,13 +222,18 @@ impl Cloud {
         self.shared.calls.clear();
     }
 
-    /// Waits until such a call has been done (one that hangs: has come), in a region or in any. Give it a limit with
-    /// `tokio::time::timeout`.
+    /// Waits until such a call has been done, refused, or (one that hangs) has come, in a region or in any. Give it a limit
+    /// with `tokio::time::timeout`.
     pub async fn wait_for_call(&self, action: &str, region: Option<&str>) {
         self.shared
             .calls
             .wait_for(|call| call.action == action && region.is_none_or(|region| call.region == region))
             .await;
+    }
+
+    /// Waits until some call was left without an answer by [`Effect::Hang`], [`Effect::Stall`], or [`Effect::LostAnswer`].
+    pub async fn wait_for_silence(&self) {
+        self.shared.calls.wait_for(|call| call.status == 0).await;
     }
 
     /// What should not be there once all images are published, one line each.

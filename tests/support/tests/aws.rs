@@ -78,6 +78,21 @@ async fn ebs_direct_keeps_its_rules() -> Result<()> {
 }
 
 #[tokio::test]
+async fn imports_that_come_to_nothing() -> Result<()> {
+    let cloud = cloud().await?;
+    cloud.settings().import_active = FOR_EVER;
+    let time_passes = async {
+        cloud.wait_for_call("DeleteObject", None).await;
+        cloud.settings().import_active = Duration::ZERO;
+        Ok(())
+    };
+    tokio::try_join!(script(&cloud, include_str!("aws/import.py"), &[]), time_passes)?;
+    assert_eq!(cloud.import_tasks(EAST).len(), 2);
+    assert_eq!(cloud.leftovers(), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
 async fn multipart_uploads_keep_their_rules() -> Result<()> {
     let cloud = cloud().await?;
     script(&cloud, include_str!("aws/multipart.py"), &[]).await?;
@@ -166,7 +181,12 @@ async fn faults_reach_the_client() -> Result<()> {
     ] {
         cloud.fault(fault);
     }
-    script(&cloud, include_str!("aws/faults.py"), &[]).await?;
+    let silent = async {
+        cloud.wait_for_silence().await;
+        Ok(cloud.calls().len())
+    };
+    let (_, before) = tokio::try_join!(script(&cloud, include_str!("aws/faults.py"), &[]), silent)?;
+    assert!(before < cloud.calls().len());
     assert_eq!(cloud.objects("images"), ["first", "third"]);
     let snapshots = cloud.snapshots(EAST);
     assert_eq!(snapshots.len(), 1);

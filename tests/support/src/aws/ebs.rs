@@ -184,7 +184,12 @@ fn put(context: &mut Context<'_>, target: &Target, headers: &HeaderMap, body: By
         let message = format!("the checksum of the block {index} is not that of its data");
         return Err(invalid(message).reason("INVALID_BLOCK"));
     }
-    Arc::make_mut(&mut snapshot.blocks).insert(index, body);
+    let id = snapshot.id.clone();
+    // The same block written to many regions is kept once.
+    let body = context.world.written.entry(checksum.clone()).or_insert(body).clone();
+    if let Some(snapshot) = context.region().snapshots.get_mut(&id) {
+        Arc::make_mut(&mut snapshot.blocks).insert(index, body);
+    }
     let mut response = answer(StatusCode::CREATED, &json!({}));
     set(&mut response, "x-amz-checksum", &checksum);
     set(&mut response, "x-amz-checksum-algorithm", "SHA256");

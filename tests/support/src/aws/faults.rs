@@ -30,8 +30,8 @@ pub enum Effect {
     },
     /// Never done and never answered; the connection stays.
     Hang,
-    /// Done, but never answered; the connection stays. With [`super::Cloud::wait_for_call`] this is where to kill a client
-    /// right after a step.
+    /// Done, but never answered; the connection stays. With [`super::Cloud::wait_for_silence`] this is where to kill a
+    /// client right after a step.
     Stall,
     /// Done, and the connection breaks before the first byte of the answer.
     LostAnswer,

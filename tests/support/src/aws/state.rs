@@ -58,6 +58,8 @@ pub(super) struct World {
     pub(super) buckets: BTreeMap<String, String>,
     /// A folder for each bucket, in it a file for each object.
     pub(super) objects: PathBuf,
+    /// Blocks of EBS direct by their checksum.
+    pub(super) written: BTreeMap<String, Bytes>,
 }
 
 /// What one region holds.
