@@ -99,13 +99,11 @@ impl Object {
             Err(failure) => Err(failure),
         };
         if let Err(failure) = &complete
-            // What passes is gone on with.
+            // What passes is gone on with. An object that is there was completed by somebody who needs it.
             && !failure.class().is_transient()
+            && let Err(error) = self.abort(&upload).await
         {
-            if let Err(error) = self.abort(&upload).await {
-                tracing::warn!("failed to {error}; left over");
-            }
-            self.clear().await;
+            tracing::warn!("failed to {error}; left over");
         }
         complete
     }

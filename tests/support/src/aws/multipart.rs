@@ -67,8 +67,13 @@ impl Uploads {
             })
     }
 
-    pub(super) fn end(&mut self, id: &str) {
-        self.0.remove(id);
+    pub(super) fn end(&mut self, id: &str) -> Option<Upload> {
+        self.0.remove(id)
+    }
+
+    /// One whose end failed.
+    pub(super) fn restore(&mut self, id: &str, upload: Upload) {
+        self.0.insert(id.to_owned(), upload);
     }
 
     /// Those of a bucket, by key and age.

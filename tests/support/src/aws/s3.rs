@@ -150,12 +150,20 @@ impl Front {
         }
         let headers = parts.headers.clone();
         let size = body.len();
+        // Of two who end an upload at once, one comes too late.
+        let ends = ["CompleteMultipartUpload", "AbortMultipartUpload"].contains(&target.action);
+        let ended = ends
+            .then(|| lock(&self.shared.uploads).end(target.get("uploadId")))
+            .flatten();
         let request = axum::http::Request::from_parts(parts, s3s::Body::from(body));
         let Ok(answer) = self.service.call(request).await else {
             return Protocol::S3.refuse(&Protocol::S3.broken());
         };
         let mut response = answer.map(Body::new);
         if !response.status().is_success() {
+            if let Some(upload) = ended {
+                lock(&self.shared.uploads).restore(target.get("uploadId"), upload);
+            }
             return response;
         }
         let (bucket, key, id) = (&target.bucket, target.get("Key"), target.get("uploadId"));
@@ -182,11 +190,10 @@ impl Front {
                 // It may fail after the status has been sent.
                 let text;
                 (response, text) = read(response).await;
-                if !text.contains("<Error>") {
-                    lock(&self.shared.uploads).end(id);
+                if let Some(upload) = ended.filter(|_| text.contains("<Error>")) {
+                    lock(&self.shared.uploads).restore(id, upload);
                 }
             }
-            "AbortMultipartUpload" => lock(&self.shared.uploads).end(id),
             _ => {}
         }
         response
