@@ -10,7 +10,7 @@ use aws_sdk_ec2::types::{
 use super::ami::{self, Ami};
 use super::client::{Region, call};
 use super::error::Error;
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, UNKNOWN, deleted};
 use super::wait::{Look, Status, until};
 use super::wanted::{Wanted, specification};
 use crate::config::aws::{Aws, ImdsSupport};
@@ -28,15 +28,22 @@ pub(super) async fn register(
 ) -> Result<Ami, Error> {
     let what = format!("register {} in {}", wanted.name, region.name);
     status.set("registering the image");
-    let registered = call("RegisterImage", &what, || {
-        request(region, wanted, snapshot, section).send()
-    })
-    .await;
-    let id = match registered {
-        Ok(answer) => answer.image_id().map(str::to_owned).ok_or(Error::Odd {
+    let registered = call("RegisterImage", &what, || async {
+        match request(region, wanted, snapshot, section).send().await {
+            Err(error) if Error::is(&error, UNKNOWN) => Ok(None),
+            answer => answer.map(Some),
+        }
+    });
+    let id = match registered.await {
+        Ok(Some(answer)) => answer.image_id().map(str::to_owned).ok_or(Error::Odd {
             what,
             lacks: "the image's id",
         })?,
+        // Another process has registered its own, and deleted ours as a spare one.
+        Ok(None) => match ami::look(region, wanted).await? {
+            Some(found) => found.id,
+            None => return Err(deleted(region, &snapshot.id)),
+        },
         // By another process, or by a call of ours whose answer was lost.
         Err(error) if error.code() == Some("InvalidAMIName.Duplicate") => {
             let found = until(&what, UNSEEN, status, || async {

@@ -4,6 +4,7 @@
 //! was lost is settled by looking.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_sdk_ec2::types::{ResourceType, Snapshot as Described, SnapshotState};
@@ -16,7 +17,7 @@ use crate::error::Classified;
 use crate::retry::Policy;
 
 /// EC2's word for a snapshot that is not there, or not yet.
-const UNKNOWN: &str = "InvalidSnapshot.NotFound";
+pub(super) const UNKNOWN: &str = "InvalidSnapshot.NotFound";
 /// What was just made may not be seen for so long.
 const UNSEEN: Duration = Duration::from_secs(2 * 60);
 /// Copies to far regions were seen to take two hours. Whoever comes later finds the copy.
@@ -45,7 +46,11 @@ impl Snapshot {
             id: found.snapshot_id().unwrap_or_default().to_owned(),
             state: found.state().cloned().unwrap_or(SnapshotState::Pending),
             reason: quote(found.state_message()),
-            progress: found.progress().unwrap_or_default().to_owned(),
+            progress: found
+                .progress()
+                .filter(|text| !text.is_empty())
+                .unwrap_or("0%")
+                .to_owned(),
             size: found.volume_size().unwrap_or_default(),
             tags: read(found.tags()),
             started: found.start_time().map_or(i64::MAX, |time| time.secs()),
@@ -138,30 +143,35 @@ pub(super) async fn again(region: &Region, id: &str) -> Result<Option<Snapshot>,
 pub(super) async fn completed(region: &Region, id: &str, status: &Status) -> Result<Snapshot, Error> {
     let what = format!("complete {id} in {}", region.name);
     let started = Instant::now();
-    until(&what, LONGEST, status, || async move {
-        Ok(match again(region, id).await? {
-            Some(snapshot) if snapshot.is_completed() => Look::Done(snapshot),
-            Some(snapshot) if snapshot.is_pending() => Look::Wait(format!(
-                "{id} is at {}",
-                if snapshot.progress.is_empty() {
-                    "0%"
-                } else {
-                    &snapshot.progress
-                }
-            )),
-            Some(snapshot) => return Err(snapshot.spoilt(region)),
-            None if started.elapsed() < UNSEEN => Look::Wait(format!("{id} is not seen yet")),
-            None => {
-                return Err(Error::Spoilt {
-                    snapshot: id.to_owned(),
-                    region: region.name.clone(),
-                    state: "deleted".to_owned(),
-                    reason: String::new(),
-                });
+    let seen = AtomicBool::new(false);
+    let look = || async {
+        let Some(snapshot) = again(region, id).await? else {
+            // Another process may have deleted it as a spare one.
+            if seen.load(Ordering::Relaxed) || started.elapsed() >= UNSEEN {
+                return Err(deleted(region, id));
             }
+            return Ok(Look::Wait(format!("{id} is not seen yet")));
+        };
+        seen.store(true, Ordering::Relaxed);
+        if snapshot.is_spoilt() {
+            return Err(snapshot.spoilt(region));
+        }
+        Ok(match snapshot.is_completed() {
+            true => Look::Done(snapshot),
+            false => Look::Wait(format!("{id} is at {}", snapshot.progress)),
         })
-    })
-    .await
+    };
+    until(&what, LONGEST, status, look).await
+}
+
+/// What to say of a snapshot that was there.
+pub(super) fn deleted(region: &Region, id: &str) -> Error {
+    Error::Spoilt {
+        snapshot: id.to_owned(),
+        region: region.name.clone(),
+        state: "deleted".to_owned(),
+        reason: String::new(),
+    }
 }
 
 /// Begins a copy, and returns its id. A region that has its fill of copies is waited for.
