@@ -10,9 +10,9 @@ use url::Url;
 use crate::error::{Class, Classified};
 
 /// A server that does not take a connection for this long is not there.
-const CONNECT: Duration = Duration::from_secs(10);
+pub const CONNECT: Duration = Duration::from_secs(10);
 /// A connection that says nothing for this long is dead.
-const SILENCE: Duration = Duration::from_secs(30);
+pub const SILENCE: Duration = Duration::from_secs(30);
 /// A call without an upload that takes longer than this has failed.
 pub const CALL: Duration = Duration::from_secs(60);
 /// Nobody is left alone for longer than this, whatever he wishes.

@@ -1,0 +1,192 @@
+//! Whether images can be published: cheap reads that change nothing, each with a line of its own.
+
+use std::error::Error as StdError;
+
+use aws_sdk_ec2::types::Filter;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use futures_util::future::join_all;
+
+use super::client::{Clients, Region, call};
+use super::error::Error;
+use super::publish::is_blocked;
+use crate::config::aws::{Aws, SnapshotMethod};
+use crate::error::Failure;
+use crate::provider::Finding;
+
+/// Public AMIs in a region: 5 unless raised
+/// (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ami-quotas.html>).
+const PUBLIC_IMAGES: (&str, &str) = ("ec2", "L-0E3CBAB9");
+
+pub(super) async fn check(section: &Aws, clients: &Clients) -> Vec<Finding> {
+    let mut findings = vec![finding("credentials", identity(section, clients).await)];
+    if let SnapshotMethod::S3Import {
+        bucket: name,
+        role: import,
+    } = &section.snapshot_method
+    {
+        findings.push(finding(&format!("bucket {name}"), bucket(section, clients, name).await));
+        findings.push(finding(&format!("role {import}"), role(section, clients, import).await));
+    }
+    let regions = section.regions();
+    let regions = regions.iter().filter_map(|name| clients.region(name).ok());
+    let looks = regions.map(|found| async move {
+        let result = region(section, clients, found).await;
+        finding(&format!("region {}", found.name), result)
+    });
+    findings.extend(join_all(looks).await);
+    findings
+}
+
+/// A line that may say what is wrong without anything having failed.
+type Line = Result<Result<String, String>, Error>;
+
+fn finding(subject: &str, line: Line) -> Finding {
+    Finding {
+        subject: subject.to_owned(),
+        result: line.unwrap_or_else(|error| Err(format!("failed to {}", Failure::from(error)))),
+    }
+}
+
+async fn identity(section: &Aws, clients: &Clients) -> Line {
+    let sts = clients.sts(&section.base_region);
+    let answer = call("GetCallerIdentity", "find out who we are", || {
+        sts.get_caller_identity().send()
+    })
+    .await?;
+    Ok(Ok(format!("they are those of {}", answer.arn().unwrap_or("somebody"))))
+}
+
+/// Imports read from a bucket of their own region only. S3 says where another one is with its refusal.
+async fn bucket(section: &Aws, clients: &Clients, name: &str) -> Line {
+    let base = &section.base_region;
+    let what = format!("look at bucket {name}");
+    let head = || async {
+        match clients.s3.head_bucket().bucket(name).send().await {
+            Ok(answer) => Ok(answer.bucket_region().unwrap_or(base).to_owned()),
+            Err(error) => match error
+                .raw_response()
+                .and_then(|raw| raw.headers().get("x-amz-bucket-region"))
+            {
+                Some(region) if region != base => Ok(region.to_owned()),
+                _ => Err(error),
+            },
+        }
+    };
+    let found = call("HeadBucket", &what, head).await?;
+    Ok(match found == *base {
+        true => Ok(format!("it is there, in {base}")),
+        false => Err(format!(
+            "it is in {found}, and imports to {base} need one there; name another bucket"
+        )),
+    })
+}
+
+/// That AWS may assume it and read the bucket is seen only when it does.
+async fn role(section: &Aws, clients: &Clients, name: &str) -> Line {
+    let iam = clients.iam(&section.base_region);
+    let get = || async { readable(iam.get_role().role_name(name).send().await, "NoSuchEntity") };
+    Ok(match call("GetRole", &format!("look at role {name}"), get).await? {
+        Seen::Found(_) => Ok("it is there".to_owned()),
+        Seen::Denied => Ok("these credentials may not look at it".to_owned()),
+        Seen::Missing => Err("there is none; make it as \
+             https://docs.aws.amazon.com/vm-import/latest/userguide/required-permissions.html says"
+            .to_owned()),
+    })
+}
+
+async fn region(section: &Aws, clients: &Clients, region: &Region) -> Line {
+    let name = &region.name;
+    let base = clients.region(&section.base_region)?;
+    let what = format!("find out whether {name} is enabled");
+    let describe = || base.ec2.describe_regions().all_regions(true).region_names(name).send();
+    let answer = call("DescribeRegions", &what, describe).await?;
+    let status = answer.regions().first().and_then(|region| region.opt_in_status());
+    if status == Some("not-opted-in") {
+        return Ok(Err(format!(
+            "it is not enabled for the account; run `aws account enable-region --region-name {name}`, or take it out \
+             of ami_regions"
+        )));
+    }
+    if !section.public {
+        return Ok(Ok("it is enabled".to_owned()));
+    }
+    if is_blocked(region).await? {
+        return Ok(Err(format!(
+            "the account blocks public sharing of images there; run `aws ec2 disable-image-block-public-access \
+             --region {name}`"
+        )));
+    }
+    let used = public_images(region).await?;
+    Ok(match allowed(clients, name).await? {
+        // Each architecture of the next compose needs one.
+        Some(allowed) if used >= allowed => Err(format!(
+            "all of the {allowed} public images it may have are there; deregister some, or ask for more (quota {})",
+            PUBLIC_IMAGES.1
+        )),
+        Some(allowed) => Ok(format!("it is enabled, and has {used} of {allowed} public images")),
+        None => Ok(format!(
+            "it is enabled, and has {used} public images; how many it may have is not told"
+        )),
+    })
+}
+
+async fn public_images(region: &Region) -> Result<usize, Error> {
+    let what = format!("count public images in {}", region.name);
+    let mut count = 0;
+    let mut page: Option<String> = None;
+    loop {
+        let list = || {
+            let public = Filter::builder().name("is-public").values("true").build();
+            let list = region.ec2.describe_images().owners("self").filters(public);
+            list.set_next_token(page.clone()).send()
+        };
+        let answer = call("DescribeImages", &what, list).await?;
+        count += answer.images().len();
+        page = answer.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
+        if page.is_none() {
+            return Ok(count);
+        }
+    }
+}
+
+/// `None` where it is not told: some regions have no such service, some credentials may not ask.
+async fn allowed(clients: &Clients, region: &str) -> Result<Option<usize>, Error> {
+    let quotas = clients.quotas(region);
+    let (service, quota) = PUBLIC_IMAGES;
+    let get = || async {
+        let get = quotas.get_service_quota().service_code(service).quota_code(quota);
+        readable(get.send().await, "NoSuchResourceException")
+    };
+    let what = format!("read how many public images {region} may have");
+    let Seen::Found(answer) = call("GetServiceQuota", &what, get).await? else {
+        return Ok(None);
+    };
+    let value = answer.quota().and_then(|quota| quota.value());
+    // A quota is a whole number written as a fraction.
+    Ok(value.map(|value| value.max(0.0) as usize))
+}
+
+/// What a look shows that may not be allowed.
+enum Seen<T> {
+    Found(T),
+    Missing,
+    Denied,
+}
+
+fn readable<T, E>(answer: Result<T, SdkError<E>>, missing: &str) -> Result<Seen<T>, SdkError<E>>
+where
+    E: StdError + ProvideErrorMetadata,
+{
+    match answer {
+        Ok(found) => Ok(Seen::Found(found)),
+        Err(error) if Error::is(&error, missing) => Ok(Seen::Missing),
+        Err(error)
+            if ["AccessDenied", "AccessDeniedException"]
+                .iter()
+                .any(|code| Error::is(&error, code)) =>
+        {
+            Ok(Seen::Denied)
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,451 @@
+//! What AWS refuses and what goes wrong there, and what can be done about it.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+
+use crate::error::{Class, Classified};
+
+/// What of a message is quoted: some carry an encoded policy of kilobytes.
+const QUOTED: usize = 300;
+
+/// Asked too often, or broken on their side. EC2's
+/// [list](https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html), and what S3 and EBS direct say.
+const PASSING: [&str; 21] = [
+    "BandwidthLimitExceeded",
+    "ConcurrentLimitExceededException",
+    "EC2ThrottledException",
+    "InternalError",
+    "InternalFailure",
+    "InternalServerException",
+    "PriorRequestNotComplete",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottledException",
+    "ThrottlingException",
+    "TooManyRequestsException",
+    "TransactionInProgressException",
+    "Unavailable",
+    "UploadBusy",
+];
+
+/// What is made is not seen at once, and another process may have removed it: whoever looks again knows more.
+const GONE: [&str; 4] = [
+    "InvalidAMIID.NotFound",
+    "InvalidAMIID.Unavailable",
+    "InvalidSnapshot.NotFound",
+    "ResourceNotFoundException",
+];
+
+/// Nothing works until somebody mends it.
+const REFUSED: [&str; 19] = [
+    "AccessDenied",
+    "AccessDeniedException",
+    "AllAccessDisabled",
+    "AuthFailure",
+    "Blocked",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "IncompleteSignature",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidToken",
+    "MissingAuthenticationToken",
+    "NoSuchBucket",
+    "OptInRequired",
+    "PendingVerification",
+    "RequestExpired",
+    "SignatureDoesNotMatch",
+    "UnauthorizedOperation",
+    "UnrecognizedClientException",
+];
+
+/// A step on the way to an AMI that cannot be taken. Each text reads after "failed to".
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// AWS does not want to.
+    #[error("{what}: AWS answered {code}{message}{advice}")]
+    Refused {
+        /// What was to be done.
+        what: String,
+        /// Stable, for programs.
+        code: String,
+        /// For people, with a colon before it.
+        message: String,
+        /// The HTTP status.
+        status: u16,
+        /// The server's wish.
+        after: Option<Duration>,
+        /// What an operator can do, with a semicolon before it.
+        advice: &'static str,
+    },
+    /// No answer, or one that cannot be read.
+    #[error("{what}")]
+    Lost {
+        /// What was to be done.
+        what: String,
+        /// Why.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// Nobody to act as.
+    #[error("{what}: find credentials")]
+    Credentials {
+        /// What was to be done.
+        what: String,
+        /// Why.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// An answer without what it must have.
+    #[error("{what}: the answer lacks {lacks}")]
+    Odd {
+        /// What was to be done.
+        what: String,
+        /// What is missing.
+        lacks: &'static str,
+    },
+    /// The name belongs to other content.
+    #[error(
+        "publish {name} in {region}: {ami} has the name already and is made of {found}, and now it would be made of \
+         {expected}; deregister it, or find out who made it"
+    )]
+    Taken {
+        /// Of the image.
+        name: String,
+        /// Where.
+        region: String,
+        /// Who has it.
+        ami: String,
+        /// SHA-256 of what it was made of.
+        found: String,
+        /// SHA-256 of this image.
+        expected: String,
+    },
+    /// The name belongs to somebody else.
+    #[error("publish {name} in {region}: {ami} has the name already and belongs to {owner}, according to its tags")]
+    Foreign {
+        /// Of the image.
+        name: String,
+        /// Where.
+        region: String,
+        /// Who has it.
+        ami: String,
+        /// As tagged.
+        owner: String,
+    },
+    /// Nobody can tell which one is meant.
+    #[error("publish {name} in {region}: {} have that name; deregister all but one", amis.join(" and "))]
+    Twins {
+        /// Of the images.
+        name: String,
+        /// Where.
+        region: String,
+        /// All of them.
+        amis: Vec<String>,
+    },
+    /// An image that will never be usable.
+    #[error("use {ami} in {region}: it is {state}{reason}; deregister it, and try again")]
+    Unusable {
+        /// The image.
+        ami: String,
+        /// Where.
+        region: String,
+        /// According to AWS.
+        state: String,
+        /// According to AWS, with a colon before it.
+        reason: String,
+    },
+    /// A copy, or an upload, that ended badly on their side.
+    #[error("use snapshot {snapshot} in {region}: it ended in state {state}{reason}")]
+    Spoilt {
+        /// The snapshot.
+        snapshot: String,
+        /// Where.
+        region: String,
+        /// According to AWS.
+        state: String,
+        /// According to AWS, with a colon before it.
+        reason: String,
+    },
+    /// AWS could not make a snapshot of the object.
+    #[error("import {object}: task {task} is {status}{reason}")]
+    Import {
+        /// Bucket and key.
+        object: String,
+        /// The task.
+        task: String,
+        /// According to AWS.
+        status: String,
+        /// According to AWS, with a colon before it.
+        reason: String,
+    },
+    /// It takes longer than anybody waits.
+    #[error("{what}: {state} after {minutes} minutes")]
+    Endless {
+        /// What was waited for.
+        what: String,
+        /// How far it is.
+        state: String,
+        /// How long it was waited.
+        minutes: u64,
+    },
+    /// The other regions are done, and this one is not.
+    #[error("publish in {region} along with the others: {state}")]
+    Slow {
+        /// Where.
+        region: String,
+        /// How far it is.
+        state: String,
+    },
+    /// The account forbids it.
+    #[error(
+        "make {ami} public in {region}: the account blocks public sharing of images there; run `aws ec2 \
+         disable-image-block-public-access --region {region}`, and wait some minutes"
+    )]
+    Blocked {
+        /// The image.
+        ami: String,
+        /// Where.
+        region: String,
+    },
+    /// Read again, it is not what it should be.
+    #[error("make {what} public in {region}: AWS accepted that, but it is still private")]
+    Private {
+        /// The image or snapshot.
+        what: String,
+        /// Where.
+        region: String,
+    },
+    /// Another process has completed it or given it up; looking again tells.
+    #[error("upload {0}: somebody else has ended the upload")]
+    Ended(String),
+    /// The image was written, then gone.
+    #[error("find {ami} in {region}: it was there a moment ago")]
+    Lapsed {
+        /// The image.
+        ami: String,
+        /// Where.
+        region: String,
+    },
+    /// A task of ours ended without a result.
+    #[error("upload {0}: interrupted")]
+    Interrupted(String),
+    /// Never seen: locations come from the same configuration.
+    #[error("find {0} among the configured regions")]
+    Unknown(String),
+    /// Never seen: the selection knows the provider.
+    #[error("publish {0} to AWS: it is no image of EC2")]
+    NotAnAmi(String),
+}
+
+impl Error {
+    /// From the SDK.
+    pub(super) fn of<E>(what: &str, error: SdkError<E>) -> Self
+    where
+        E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        let what = what.to_owned();
+        match error {
+            SdkError::ServiceError(refusal) => {
+                let raw = refusal.raw();
+                let status = raw.status().as_u16();
+                let after = raw
+                    .headers()
+                    .get("retry-after")
+                    .and_then(|value| value.trim().parse().ok());
+                let code = refusal.err().code().map_or_else(|| status.to_string(), str::to_owned);
+                Self::Refused {
+                    message: quote(refusal.err().message()),
+                    advice: advice(&code),
+                    what,
+                    code,
+                    status,
+                    after: after.map(Duration::from_secs),
+                }
+            }
+            other if lacks_credentials(&other) => Self::Credentials {
+                what,
+                source: other.into(),
+            },
+            other => Self::Lost {
+                what,
+                source: other.into(),
+            },
+        }
+    }
+
+    /// AWS's word for a refusal.
+    pub(super) fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Whether AWS may have done what it was asked, though it did not say so.
+    pub(super) fn is_open(&self) -> bool {
+        match self {
+            Self::Lost { .. } | Self::Odd { .. } => true,
+            Self::Refused { status, .. } => *status >= 500 && !self.is_throttling(),
+            _ => false,
+        }
+    }
+
+    /// Whether these credentials may not do that, or the service cannot.
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(
+            self.code(),
+            Some("AccessDenied" | "AccessDeniedException" | "NotImplemented")
+        )
+    }
+
+    /// Whether what was asked for is not there; not a failure of the call.
+    pub(super) fn is(error: &SdkError<impl ProvideErrorMetadata>, code: &str) -> bool {
+        error.as_service_error().and_then(|error| error.code()) == Some(code)
+    }
+
+    fn is_throttling(&self) -> bool {
+        let codes = ["RequestLimitExceeded", "SlowDown", "Unavailable", "ServiceUnavailable"];
+        self.code()
+            .is_some_and(|code| code.contains("Throttl") || codes.contains(&code))
+    }
+}
+
+impl Classified for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Refused {
+                code, status, after, ..
+            } => class_of(code, *status, *after),
+            Self::Lost { .. }
+            | Self::Odd { .. }
+            | Self::Spoilt { .. }
+            | Self::Endless { .. }
+            | Self::Slow { .. }
+            | Self::Private { .. }
+            | Self::Ended(_)
+            | Self::Lapsed { .. }
+            | Self::Interrupted(_) => Class::TRANSIENT,
+            Self::Import { reason, .. } if is_theirs(reason) => Class::TRANSIENT,
+            Self::Credentials { .. } => Class::Everything,
+            Self::Import { .. }
+            | Self::Taken { .. }
+            | Self::Foreign { .. }
+            | Self::Twins { .. }
+            | Self::Unusable { .. }
+            | Self::Blocked { .. }
+            | Self::Unknown(_)
+            | Self::NotAnAmi(_) => Class::Deliverable,
+        }
+    }
+}
+
+fn class_of(code: &str, status: u16, after: Option<Duration>) -> Class {
+    if PASSING.contains(&code) || GONE.contains(&code) {
+        return Class::Transient { after };
+    }
+    if REFUSED.contains(&code) {
+        return Class::Everything;
+    }
+    match status {
+        // Whose code says nothing of this kind is about the request itself; EC2 answers 400 to nearly everything.
+        408 | 425 | 429 | 500 | 502..=599 => Class::Transient { after },
+        _ if code == status.to_string() => Class::of_status(status, after),
+        _ => Class::Deliverable,
+    }
+}
+
+/// Whether a failed import may succeed the next time.
+fn is_theirs(reason: &str) -> bool {
+    ["ServerError", "internal error", "InternalError"]
+        .iter()
+        .any(|word| reason.contains(word))
+}
+
+/// What an operator can do about a refusal.
+fn advice(code: &str) -> &'static str {
+    match code {
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => {
+            "; allow it in a policy of the account that the credentials belong to"
+        }
+        "AuthFailure" | "OptInRequired" | "InvalidClientTokenId" | "UnrecognizedClientException" => {
+            "; check the credentials, and that the region is enabled for the account"
+        }
+        "ExpiredToken" | "ExpiredTokenException" => "; renew the credentials",
+        "RequestExpired" => "; check this machine's clock",
+        "403" => "; allow it in a policy, and s3:ListBucket too: without that, what is missing looks forbidden",
+        "NoSuchBucket" => "; make the bucket, or correct s3_bucket_name",
+        _ => "",
+    }
+}
+
+fn lacks_credentials(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<CredentialsError>() {
+            return !matches!(error, CredentialsError::ProviderTimedOut(_));
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// `: text`, or nothing.
+pub(super) fn quote(text: Option<&str>) -> String {
+    let text: String = text
+        .unwrap_or_default()
+        .chars()
+        .filter(|char| !char.is_control())
+        .take(QUOTED)
+        .collect();
+    if text.is_empty() { text } else { format!(": {text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_tell_what_can_be_done() {
+        for (code, status, class) in [
+            ("RequestLimitExceeded", 503, Class::TRANSIENT),
+            ("Throttling", 400, Class::TRANSIENT),
+            ("SlowDown", 503, Class::TRANSIENT),
+            ("InvalidSnapshot.NotFound", 400, Class::TRANSIENT),
+            ("SomethingNew", 500, Class::TRANSIENT),
+            ("429", 429, Class::TRANSIENT),
+            ("AuthFailure", 401, Class::Everything),
+            ("UnauthorizedOperation", 403, Class::Everything),
+            ("NoSuchBucket", 404, Class::Everything),
+            ("403", 403, Class::Everything),
+            ("ResourceLimitExceeded", 400, Class::Deliverable),
+            ("InvalidParameterValue", 400, Class::Deliverable),
+            ("OperationNotPermitted", 400, Class::Deliverable),
+            ("NotImplemented", 501, Class::Deliverable),
+        ] {
+            assert_eq!(class_of(code, status, None), class, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_may_have_been_done_is_open() {
+        let refused = |code: &str, status| Error::Refused {
+            what: String::new(),
+            code: code.to_owned(),
+            message: String::new(),
+            status,
+            after: None,
+            advice: "",
+        };
+        assert!(refused("InternalError", 500).is_open());
+        assert!(!refused("RequestLimitExceeded", 503).is_open());
+        assert!(!refused("InvalidParameterValue", 400).is_open());
+    }
+}

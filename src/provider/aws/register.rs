@@ -1,0 +1,108 @@
+//! From a snapshot to an image. Names are unique in each region, so of two processes only one can make it; the other one
+//! takes that.
+
+use std::time::Duration;
+
+use aws_sdk_ec2::types::{
+    ArchitectureValues, BlockDeviceMapping, BootModeValues, EbsBlockDevice, ImdsSupportValues, ResourceType, VolumeType,
+};
+
+use super::ami::{self, Ami};
+use super::client::{Region, call};
+use super::error::Error;
+use super::snapshot::{Snapshot, UNKNOWN, deleted};
+use super::wait::{Look, Status, until};
+use super::wanted::{Wanted, specification};
+use crate::config::aws::{Aws, ImdsSupport};
+
+/// An image whose name is refused must show within this time.
+const UNSEEN: Duration = Duration::from_secs(2 * 60);
+
+/// Registers the image, or finds that somebody has; then waits until it can be used.
+pub(super) async fn register(
+    region: &Region,
+    wanted: &Wanted,
+    snapshot: &Snapshot,
+    section: &Aws,
+    status: &Status,
+) -> Result<Ami, Error> {
+    let what = format!("register {} in {}", wanted.name, region.name);
+    status.set("registering the image");
+    let registered = call("RegisterImage", &what, || async {
+        match request(region, wanted, snapshot, section).send().await {
+            Err(error) if Error::is(&error, UNKNOWN) => Ok(None),
+            answer => answer.map(Some),
+        }
+    });
+    let id = match registered.await {
+        Ok(Some(answer)) => answer.image_id().map(str::to_owned).ok_or(Error::Odd {
+            what,
+            lacks: "the image's id",
+        })?,
+        // Another process has registered its own, and deleted ours as a spare one.
+        Ok(None) => match ami::look(region, wanted).await? {
+            Some(found) => found.id,
+            None => return Err(deleted(region, &snapshot.id)),
+        },
+        // By another process, or by a call of ours whose answer was lost.
+        Err(error) if error.code() == Some("InvalidAMIName.Duplicate") => {
+            let found = until(&what, UNSEEN, status, || async {
+                Ok(match ami::look(region, wanted).await? {
+                    Some(found) => Look::Done(found),
+                    None => Look::Wait("the name is taken, but the image is not seen yet".to_owned()),
+                })
+            });
+            found.await?.id
+        }
+        Err(error) => return Err(error),
+    };
+    let ami = ami::available(region, &id, status).await?;
+    tracing::info!(
+        region = region.name,
+        ami = id,
+        "registered {} in {}",
+        wanted.name,
+        region.name
+    );
+    Ok(ami)
+}
+
+fn request(
+    region: &Region,
+    wanted: &Wanted,
+    snapshot: &Snapshot,
+    section: &Aws,
+) -> aws_sdk_ec2::operation::register_image::builders::RegisterImageFluentBuilder {
+    let arch = wanted.image.arch.as_str();
+    let volume = EbsBlockDevice::builder()
+        .snapshot_id(&snapshot.id)
+        .volume_size(snapshot.size)
+        .volume_type(VolumeType::from(section.ami_volume_type.as_str()))
+        .delete_on_termination(true)
+        .build();
+    let root = BlockDeviceMapping::builder()
+        .device_name(&section.ami_volume_dev_name)
+        .ebs(volume)
+        .build();
+    let imds = match section.imds_support {
+        ImdsSupport::V2 => Some(ImdsSupportValues::V20),
+        ImdsSupport::Optional => None,
+    };
+    region
+        .ec2
+        .register_image()
+        .name(&wanted.name)
+        .description(&wanted.description)
+        .architecture(match arch {
+            "aarch64" => ArchitectureValues::Arm64,
+            _ => ArchitectureValues::X8664,
+        })
+        .virtualization_type("hvm")
+        .boot_mode(BootModeValues::from(section.boot_mode(arch).as_str()))
+        .ena_support(true)
+        .sriov_net_support("simple")
+        .set_imds_support(imds)
+        .root_device_name(&section.ami_volume_dev_name)
+        .block_device_mappings(root)
+        .tag_specifications(specification(ResourceType::Image, wanted.tags()))
+}

@@ -1,0 +1,131 @@
+//! From a message on the broker to the announcement: as the former service sent it, but for the ids.
+
+use std::time::Duration;
+
+use cloud_image_uploader_test_support::amqp::Received;
+use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
+use cloud_image_uploader_test_support::rabbit::{self, DAEMON, Options, Rabbit};
+use serde_json::{Value, json};
+
+use crate::world::*;
+
+const QUEUE: &str = "cloud-image-uploader-aws";
+const NOTICES: &str = "org.fedoraproject.prod.fedora_image_uploader.#";
+
+fn config(world: &World, rabbit: &Rabbit) -> String {
+    let broker = format!(
+        "amqp_url = {:?}\npassive_declares = true\ntopic_prefix = \"org.fedoraproject.prod\"\n{}\n[qos]\nprefetch_count = 25\n",
+        rabbit::url("amqp", DAEMON, rabbit.plain_port),
+        rabbit::consuming(QUEUE),
+    );
+    world.config_with(&broker, "")
+}
+
+/// A real announcement of the former service, compared field by field.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_announcement_is_that_of_the_former_service() {
+    let file = "messages/published/aws-Fedora-42-20250312.0-x86_64.datagrepper-raw.json";
+    let real: Value = serde_json::from_slice(&std::fs::read(fixtures().join(file)).unwrap()).unwrap();
+    let real = &real["raw_messages"][0];
+    let regions = real["msg"]["regions"].as_object().unwrap();
+    let regions: Vec<&str> = regions.keys().map(String::as_str).collect();
+    let world = World::new(&regions, Method::DirectEverywhere).await;
+    world.write("Fedora-42-20250312.0", Some("Beta-1.4"));
+    let rabbit = Rabbit::start(Options::default()).await.unwrap();
+    let admin = rabbit.admin().await.unwrap();
+    let mut spy = admin.spy(NOTICES).await.unwrap();
+    let config = config(&world, &rabbit);
+    let mut daemon = world.program_with(&config, &["consume"]).start().unwrap();
+    daemon.wait_for_log("consuming", LONG).await.unwrap();
+    let mut message: Value = serde_json::from_slice(&std::fs::read(world.message()).unwrap()).unwrap();
+    let files = cloud_image_uploader_test_support::files::Files::start(world.folder.path())
+        .await
+        .unwrap();
+    message["body"]["location"] = json!(files.url("/compose"));
+    let client = FedoraMessaging::new().unwrap();
+    client.publish(&rabbit, &[message]).await.unwrap();
+    let mut notices: Vec<Received> = vec![spy.next(LONG).await.unwrap(), spy.next(LONG).await.unwrap()];
+    notices.sort_by(|a, b| a.routing_key.cmp(&b.routing_key));
+
+    let notice = &notices[1];
+    assert_eq!(notice.routing_key, real["topic"].as_str().unwrap());
+    let mut body = notice.json().unwrap();
+    // In configured order, also in the text.
+    let text = String::from_utf8(notice.body.clone()).unwrap();
+    let positions: Vec<_> = regions
+        .iter()
+        .map(|region| text.find(&format!("\"{region}\"")).unwrap())
+        .collect();
+    assert!(positions.is_sorted(), "{text}");
+    for (region, id) in body["regions"].as_object_mut().unwrap() {
+        let image = &world
+            .cloud
+            .images(region)
+            .into_iter()
+            .find(|image| image.id == *id)
+            .unwrap();
+        assert_eq!(json!(image.name), real["msg"]["image_name"]);
+        assert!(image.permissions.public);
+        *id = real["msg"]["regions"][region].clone();
+    }
+    assert_eq!(body, real["msg"]);
+    for header in [
+        "fedora_messaging_schema",
+        "fedora_messaging_schema_package",
+        "fedora_messaging_severity",
+    ] {
+        assert_eq!(notice.headers()[header], real["headers"][header], "{header}");
+    }
+    let serialized: Vec<Value> = notices.iter().map(|notice| notice.serialized().unwrap()).collect();
+    assert_eq!(client.validate(&serialized).await.unwrap().len(), 2);
+
+    // What was planned is what was announced.
+    let message = world.message();
+    let arguments = ["plan", "--file", message.to_str().unwrap(), "--format", "json"];
+    let planned = world.program_with(&config, &arguments).run(LONG).await.unwrap();
+    let mut planned: Value = serde_json::from_str(&planned.stdout).unwrap();
+    for (entry, notice) in planned["publish"].as_array_mut().unwrap().iter_mut().zip(&notices) {
+        let body = notice.json().unwrap();
+        for (region, id) in entry["body"]["regions"].as_object_mut().unwrap() {
+            assert_eq!(*id, Value::Null);
+            *id = body["regions"][region].clone();
+        }
+        assert_eq!(entry["body"], body);
+        assert!(notice.routing_key.ends_with(entry["topic"].as_str().unwrap()));
+    }
+    daemon.terminate().unwrap();
+    assert_eq!(daemon.wait(LONG).await.unwrap().code, Some(0));
+}
+
+/// The others are announced when the patience is over; the repair is announced with the full list.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repaired_region_is_announced_with_the_others() {
+    let mut world = World::small(&["us-east-1", "eu-west-1", "ap-south-1"], Method::Direct).await;
+    world.service = "give_up_after = \"120s\"\nlocation_patience = \"2s\"\n".to_owned();
+    let rabbit = Rabbit::start(Options::default()).await.unwrap();
+    let admin = rabbit.admin().await.unwrap();
+    let mut spy = admin.spy(NOTICES).await.unwrap();
+    let config = config(&world, &rabbit);
+    world.cloud.fault(
+        cloud_image_uploader_test_support::aws::Fault::on(
+            "RegisterImage",
+            cloud_image_uploader_test_support::aws::Effect::Hang,
+        )
+        .region("ap-south-1"),
+    );
+    let message = world.message();
+    let program = world.program_with(&config, &["reconsume", "--file", message.to_str().unwrap()]);
+    let program = program.start().unwrap();
+    let regions = |notice: &Received| -> Vec<String> {
+        let body = notice.json().unwrap();
+        body["regions"].as_object().unwrap().keys().cloned().collect()
+    };
+    let first = spy.next(LONG).await.unwrap();
+    assert_eq!(regions(&first), ["us-east-1", "eu-west-1"]);
+    world.cloud.clear_faults();
+    let second = spy.next(LONG).await.unwrap();
+    assert_eq!(regions(&second), ["us-east-1", "eu-west-1", "ap-south-1"]);
+    assert_ne!(first.properties.message_id(), second.properties.message_id());
+    let exit = program.wait(Duration::from_secs(30)).await.unwrap();
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+}

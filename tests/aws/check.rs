@@ -1,0 +1,65 @@
+//! `check`, and what it says before anything fails.
+
+use crate::world::*;
+
+/// A broker is not what is looked at here.
+async fn check(world: &World) -> Vec<String> {
+    let exit = world.program(&["check"]).run(LONG).await.unwrap();
+    exit.stdout
+        .lines()
+        .filter(|line| !line.contains("configuration") && !line.contains("broker"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_line_for_each_thing_that_is_needed() {
+    let world = World::small(&TWO, Method::Import).await;
+    let lines = check(&world).await;
+    let expected = [
+        "ok: credentials: they are those of arn:aws:",
+        "ok: bucket fedora-s3-bucket-fedimg: it is there, in us-east-1",
+        "ok: role vmimport: it is there",
+        "ok: region us-east-1: it is enabled, and has 0 of ",
+        "ok: region eu-west-1: it is enabled, and has 0 of ",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, start) in lines.iter().zip(expected) {
+        assert!(line.starts_with(start), "{line} instead of {start}");
+    }
+    assert!(world.cloud.changes().is_empty());
+    assert!(world.cloud.validate_calls().await.unwrap() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_named_with_its_remedy() {
+    let regions = ["us-east-1", "eu-west-1", "ap-south-1", "af-south-1"];
+    let mut world = World::small(&regions, Method::Import).await;
+    world.published().await;
+    world.cloud.block_public_access("eu-west-1", true, false);
+    world.cloud.enable_region("af-south-1", false);
+    {
+        let mut settings = world.cloud.settings();
+        settings.import_role = None;
+        settings.public_images = 1;
+    }
+    let lines = check(&world).await;
+    for part in [
+        "failed: role vmimport: there is none",
+        "failed: region eu-west-1: the account blocks public sharing",
+        "failed: region ap-south-1: all of the 1 public images",
+        "failed: region af-south-1: it is not enabled",
+    ] {
+        assert!(lines.iter().any(|line| line.starts_with(part)), "{part}: {lines:#?}");
+    }
+    world.cloud.create_bucket("eu-west-1", "far-away").await.unwrap();
+    world.method = Method::Import;
+    let config = world.config().replace(BUCKET, "far-away");
+    let exit = world.program_with(&config, &["check"]).run(LONG).await.unwrap();
+    assert!(
+        exit.stdout.contains("failed: bucket far-away: it is in eu-west-1"),
+        "{}",
+        exit.stdout
+    );
+    assert_eq!(exit.code, Some(1));
+}

@@ -1,0 +1,138 @@
+//! Processes that end between two steps, and two at once: the end is the same.
+
+use std::time::Duration;
+
+use cloud_image_uploader_test_support::aws::{Effect, Fault};
+
+use crate::world::*;
+
+/// Killed when the cloud has done the step, before the answer; then another process starts with nothing but the cloud.
+async fn killed_after(method: Method, step: &str, calls: u32) {
+    let world = World::small(&TWO, method).await;
+    world.cloud.fault(Fault::on(step, Effect::Stall).after(calls).times(1));
+    // Something must be under way when it ends.
+    world.cloud.settings().copy = Duration::from_millis(300);
+    let mut program = world.reconsume(&[]).start().unwrap();
+    let mut seen = 0;
+    // The call after those that went well is the one that gets no answer.
+    tokio::time::timeout(LONG, async {
+        while seen <= calls {
+            let done = world.cloud.calls().into_iter().filter(|call| call.action == step);
+            seen = u32::try_from(done.count()).unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("no {step}: {}", program.stderr()));
+    program.kill().unwrap();
+    world.cloud.clear_faults();
+    world.published().await;
+    world.assert_complete();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_each_step_of_an_import() {
+    for (step, calls) in [
+        ("CreateMultipartUpload", 0),
+        ("UploadPart", 0),
+        ("UploadPart", 1),
+        ("CompleteMultipartUpload", 0),
+        ("ImportSnapshot", 0),
+        ("DeleteObject", 0),
+        ("CreateTags", 0),
+    ] {
+        killed_after(Method::Import, step, calls).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_each_step_block_by_block() {
+    for (step, calls) in [
+        ("StartSnapshot", 0),
+        ("PutSnapshotBlock", 0),
+        ("PutSnapshotBlock", 5),
+        ("CompleteSnapshot", 0),
+    ] {
+        killed_after(Method::Direct, step, calls).await;
+    }
+    for (step, calls) in [("StartSnapshot", 1), ("PutSnapshotBlock", 7), ("CompleteSnapshot", 1)] {
+        killed_after(Method::DirectEverywhere, step, calls).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_each_step_from_a_snapshot_to_a_public_image() {
+    for (step, calls) in [
+        ("CopySnapshot", 0),
+        ("RegisterImage", 0),
+        ("RegisterImage", 1),
+        ("EnableImageDeprecation", 1),
+        ("ModifySnapshotAttribute", 0),
+        ("ModifyImageAttribute", 0),
+        ("ModifyImageAttribute", 1),
+    ] {
+        killed_after(Method::Direct, step, calls).await;
+    }
+}
+
+/// What was uploaded by the one that was killed is not uploaded again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_gone_on_with() {
+    let world = World::small(&TWO, Method::Import).await;
+    world
+        .cloud
+        .fault(Fault::on("CompleteMultipartUpload", Effect::Hang).times(1));
+    let mut program = world.reconsume(&[]).start().unwrap();
+    let step = world.cloud.wait_for_call("CompleteMultipartUpload", None);
+    tokio::time::timeout(LONG, step).await.unwrap();
+    program.kill().unwrap();
+    world.cloud.forget_calls();
+    world.published().await;
+    world.assert_complete();
+    let actions: Vec<_> = world.cloud.calls().into_iter().map(|call| call.action).collect();
+    for action in ["CreateMultipartUpload", "UploadPart"] {
+        assert!(!actions.iter().any(|found| found == action), "{action}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_at_once_make_one_image() {
+    for method in Method::ALL {
+        let world = World::new(&TWO, method).await;
+        {
+            let mut settings = world.cloud.settings();
+            settings.copy = Duration::from_millis(500);
+            settings.import_active = Duration::from_millis(500);
+        }
+        let both = [
+            world.reconsume(&[]).start().unwrap(),
+            world.reconsume(&[]).start().unwrap(),
+        ];
+        for program in both {
+            let exit = program.wait(LONG).await.unwrap();
+            assert_eq!(exit.code, Some(0), "{method:?}: {}", exit.stderr);
+        }
+        world.assert_complete();
+    }
+}
+
+/// What was left by processes that died at the same point, one after another.
+#[tokio::test(flavor = "multi_thread")]
+async fn spare_snapshots_are_deleted_in_the_end() {
+    let world = World::small(&TWO, Method::Direct).await;
+    // The copy is made, and not seen by whoever looks for it.
+    world
+        .cloud
+        .fault(Fault::on("CopySnapshot", Effect::LostAnswer).times(1));
+    world.cloud.settings().hidden = 6;
+    world.published().await;
+    let copies = world
+        .cloud
+        .calls()
+        .into_iter()
+        .filter(|call| call.action == "CopySnapshot");
+    assert_eq!(copies.count(), 2, "the first one was not seen in time");
+    world.cloud.settings().hidden = 0;
+    world.published().await;
+    world.assert_complete();
+}

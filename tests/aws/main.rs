@@ -1,0 +1,12 @@
+//! The AWS provider: the program as its own process, on a cloud that Amazon's own SDK for Python takes for the real one.
+
+#![cfg(feature = "aws")]
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+mod announce;
+mod check;
+mod crash;
+mod faults;
+mod publish;
+mod refuse;
+mod world;

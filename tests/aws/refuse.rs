@@ -1,0 +1,126 @@
+//! What cannot be published, and that nothing of it stays.
+
+use cloud_image_uploader_test_support::archive::sha256;
+use cloud_image_uploader_test_support::aws::{Effect, Fault};
+
+use crate::world::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_corrupted_image_nothing_stays() {
+    for method in Method::ALL {
+        let spoilt = row("x86_64", &disk("x86_64")).wrong_checksum();
+        let world = World::with(&TWO, method, vec![spoilt]).await;
+        let exit = world.publish().await;
+        assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+        assert!(exit.stderr.contains("its SHA-256 is"), "{}", exit.stderr);
+        world.assert_nothing();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_taken_by_other_content_is_an_error_with_both_digests() {
+    for method in [Method::Import, Method::Direct] {
+        let world = World::small(&TWO, method).await;
+        world.published().await;
+        let taken = world.image("us-east-1", "x86_64");
+        let other = row("x86_64", &disk("aarch64"));
+        let changed = World {
+            regions: [TWO[0], TWO[1], "ap-south-1"].map(str::to_owned).to_vec(),
+            rows: vec![other.clone()],
+            ..world
+        };
+        changed.cloud.enable_region("ap-south-1", true);
+        changed.write(COMPOSE, None);
+        changed.cloud.forget_calls();
+        let exit = changed.publish().await;
+        assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+        let former = sha256(&row("x86_64", &disk("x86_64")).bytes);
+        for part in [&taken.id, &former, &sha256(&other.bytes), &name("x86_64")] {
+            assert!(exit.stderr.contains(part), "{part}: {}", exit.stderr);
+        }
+        assert!(changed.cloud.changes().is_empty(), "{:?}", changed.cloud.changes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_owner_means_hands_off() {
+    let world = World::small(&["us-east-1"], Method::Direct).await;
+    world.published().await;
+    let image = world.image("us-east-1", "x86_64");
+    let script = format!(
+        "import boto3\nec2 = boto3.client('ec2', region_name='us-east-1')\n\
+         ec2.create_tags(Resources=['{}'], Tags=[{{'Key': '{PREFIX}owner', 'Value': 'CoreOS'}}])\n",
+        image.id
+    );
+    let mut python = world.cloud.python("tag.py", &script).unwrap();
+    assert!(python.status().unwrap().success());
+    world.cloud.forget_calls();
+    let exit = world.publish().await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    assert!(exit.stderr.contains("belongs to CoreOS"), "{}", exit.stderr);
+    assert!(world.cloud.changes().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocked_sharing_and_a_full_quota_name_region_and_remedy() {
+    let world = World::small(&["us-east-1", "eu-west-1", "ap-south-1"], Method::Direct).await;
+    world.cloud.block_public_access("eu-west-1", true, false);
+    let full = Effect::Refuse {
+        status: 400,
+        code: "ResourceLimitExceeded".into(),
+        message: "You have reached your quota of 5 for the number of public images allowed in this Region.".into(),
+    };
+    world
+        .cloud
+        .fault(Fault::on("ModifyImageAttribute", full).region("ap-south-1"));
+    let exit = world.publish().await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    for part in [
+        "disable-image-block-public-access --region eu-west-1",
+        "public in ap-south-1: AWS answered ResourceLimitExceeded: You have reached your quota of 5",
+    ] {
+        assert!(exit.stderr.contains(part), "{part}: {}", exit.stderr);
+    }
+    assert!(exit.stdout.contains("us-east-1"), "{}", exit.stdout);
+
+    world.cloud.block_public_access("eu-west-1", false, false);
+    world.cloud.clear_faults();
+    world.published().await;
+    world.assert_complete();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_aws_refuses_leaves_nothing() {
+    let world = World::small(&TWO, Method::Import).await;
+    let message = "ClientError: Disk validation failed [Unsupported VMDK File Format]".to_owned();
+    world.cloud.fault(Fault::on(
+        "ImportSnapshot",
+        Effect::Fail {
+            message: message.clone(),
+        },
+    ));
+    let exit = world.publish().await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    assert!(exit.stderr.contains(&message), "{}", exit.stderr);
+    world.assert_nothing();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_credentials_and_a_missing_bucket_say_what_to_do() {
+    let world = World::small(&TWO, Method::Import).await;
+    let refused = world.reconsume(&[]).env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7UNKNOWN");
+    let exit = refused.run(LONG).await.unwrap();
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    assert!(exit.stderr.contains("AuthFailure"), "{}", exit.stderr);
+    assert!(exit.stderr.contains("check the credentials"), "{}", exit.stderr);
+    assert!(!exit.stderr.contains("wJalrXUtnFEMI"), "{}", exit.stderr);
+
+    let config = world.config().replace(BUCKET, "another-bucket");
+    let message = world.message();
+    let program = world.program_with(&config, &["reconsume", "--file", message.to_str().unwrap()]);
+    let exit = program.run(LONG).await.unwrap();
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    assert!(exit.stderr.contains("another-bucket"), "{}", exit.stderr);
+    assert!(exit.stderr.contains("s3_bucket_name"), "{}", exit.stderr);
+    world.assert_nothing();
+}
