@@ -106,13 +106,8 @@ async fn a_repaired_region_is_announced_with_the_others() {
     let admin = rabbit.admin().await.unwrap();
     let mut spy = admin.spy(NOTICES).await.unwrap();
     let config = config(&world, &rabbit);
-    world.cloud.fault(
-        cloud_image_uploader_test_support::aws::Fault::on(
-            "RegisterImage",
-            cloud_image_uploader_test_support::aws::Effect::Hang,
-        )
-        .region("ap-south-1"),
-    );
+    let slow = Duration::from_secs(3600);
+    world.cloud.settings().copy_by_region.insert("ap-south-1".into(), slow);
     let message = world.message();
     let program = world.program_with(&config, &["reconsume", "--file", message.to_str().unwrap()]);
     let program = program.start().unwrap();
@@ -122,10 +117,10 @@ async fn a_repaired_region_is_announced_with_the_others() {
     };
     let first = spy.next(LONG).await.unwrap();
     assert_eq!(regions(&first), ["us-east-1", "eu-west-1"]);
-    world.cloud.clear_faults();
+    world.cloud.settings().copy_by_region.clear();
     let second = spy.next(LONG).await.unwrap();
     assert_eq!(regions(&second), ["us-east-1", "eu-west-1", "ap-south-1"]);
     assert_ne!(first.properties.message_id(), second.properties.message_id());
-    let exit = program.wait(Duration::from_secs(30)).await.unwrap();
+    let exit = program.wait(LONG).await.unwrap();
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
 }

@@ -67,6 +67,22 @@ async fn throttling_and_errors_of_the_service_pass() {
     }
 }
 
+/// The former service never asked for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_list_uploads_begins_a_new_one() {
+    let world = World::small(&TWO, Method::Import).await;
+    for action in ["ListMultipartUploads", "ListParts"] {
+        let refuse = Effect::Refuse {
+            status: 403,
+            code: "AccessDenied".into(),
+            message: "Access Denied".into(),
+        };
+        world.cloud.fault(Fault::on(action, refuse));
+    }
+    world.published().await;
+    world.assert_complete();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_copies_are_waited_for() {
     let world = World::new(&THREE, Method::Direct).await;

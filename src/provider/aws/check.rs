@@ -1,9 +1,7 @@
 //! Whether images can be published: cheap reads that change nothing, each with a line of its own.
 
-use std::error::Error as StdError;
-
 use aws_sdk_ec2::types::Filter;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 
 use super::client::{Clients, Region, call};
@@ -18,23 +16,25 @@ use crate::provider::Finding;
 const PUBLIC_IMAGES: (&str, &str) = ("ec2", "L-0E3CBAB9");
 
 pub(super) async fn check(section: &Aws, clients: &Clients) -> Vec<Finding> {
-    let mut findings = vec![finding("credentials", identity(section, clients).await)];
+    let mut looks = vec![async { finding("credentials", identity(section, clients).await) }.boxed()];
     if let SnapshotMethod::S3Import {
         bucket: name,
         role: import,
     } = &section.snapshot_method
     {
-        findings.push(finding(&format!("bucket {name}"), bucket(section, clients, name).await));
-        findings.push(finding(&format!("role {import}"), role(section, clients, import).await));
+        let look = async move { finding(&format!("bucket {name}"), bucket(section, clients, name).await) };
+        looks.push(look.boxed());
+        let look = async move { finding(&format!("role {import}"), role(section, clients, import).await) };
+        looks.push(look.boxed());
     }
     let regions = section.regions();
     let regions = regions.iter().filter_map(|name| clients.region(name).ok());
-    let looks = regions.map(|found| async move {
-        let result = region(section, clients, found).await;
-        finding(&format!("region {}", found.name), result)
-    });
-    findings.extend(join_all(looks).await);
-    findings
+    looks.extend(regions.map(|found| {
+        let look = async move { finding(&format!("region {}", found.name), region(section, clients, found).await) };
+        look.boxed()
+    }));
+    // At once: a cloud out of reach costs a minute, and not one for each line.
+    join_all(looks).await
 }
 
 /// A line that may say what is wrong without anything having failed.
@@ -84,14 +84,15 @@ async fn bucket(section: &Aws, clients: &Clients, name: &str) -> Line {
 /// That AWS may assume it and read the bucket is seen only when it does.
 async fn role(section: &Aws, clients: &Clients, name: &str) -> Line {
     let iam = clients.iam(&section.base_region);
-    let get = || async { readable(iam.get_role().role_name(name).send().await, "NoSuchEntity") };
-    Ok(match call("GetRole", &format!("look at role {name}"), get).await? {
-        Seen::Found(_) => Ok("it is there".to_owned()),
-        Seen::Denied => Ok("these credentials may not look at it".to_owned()),
-        Seen::Missing => Err("there is none; make it as \
+    let what = format!("look at role {name}");
+    match call("GetRole", &what, || iam.get_role().role_name(name).send()).await {
+        Ok(_) => Ok(Ok("it is there".to_owned())),
+        Err(error) if error.is_denied() => Ok(Ok("these credentials may not look at it".to_owned())),
+        Err(error) if error.code() == Some("NoSuchEntity") => Ok(Err("there is none; make it as \
              https://docs.aws.amazon.com/vm-import/latest/userguide/required-permissions.html says"
-            .to_owned()),
-    })
+            .to_owned())),
+        Err(error) => Err(error),
+    }
 }
 
 async fn region(section: &Aws, clients: &Clients, region: &Region) -> Line {
@@ -117,7 +118,7 @@ async fn region(section: &Aws, clients: &Clients, region: &Region) -> Line {
         )));
     }
     let used = public_images(region).await?;
-    Ok(match allowed(clients, name).await? {
+    Ok(match allowed(clients, name).await {
         // Each architecture of the next compose needs one.
         Some(allowed) if used >= allowed => Err(format!(
             "all of the {allowed} public images it may have are there; deregister some, or ask for more (quota {})",
@@ -150,43 +151,10 @@ async fn public_images(region: &Region) -> Result<usize, Error> {
 }
 
 /// `None` where it is not told: some regions have no such service, some credentials may not ask.
-async fn allowed(clients: &Clients, region: &str) -> Result<Option<usize>, Error> {
-    let quotas = clients.quotas(region);
+async fn allowed(clients: &Clients, region: &str) -> Option<usize> {
     let (service, quota) = PUBLIC_IMAGES;
-    let get = || async {
-        let get = quotas.get_service_quota().service_code(service).quota_code(quota);
-        readable(get.send().await, "NoSuchResourceException")
-    };
-    let what = format!("read how many public images {region} may have");
-    let Seen::Found(answer) = call("GetServiceQuota", &what, get).await? else {
-        return Ok(None);
-    };
-    let value = answer.quota().and_then(|quota| quota.value());
+    let get = clients.quotas(region).get_service_quota().service_code(service);
+    let answer = get.quota_code(quota).send().await.ok()?;
     // A quota is a whole number written as a fraction.
-    Ok(value.map(|value| value.max(0.0) as usize))
-}
-
-/// What a look shows that may not be allowed.
-enum Seen<T> {
-    Found(T),
-    Missing,
-    Denied,
-}
-
-fn readable<T, E>(answer: Result<T, SdkError<E>>, missing: &str) -> Result<Seen<T>, SdkError<E>>
-where
-    E: StdError + ProvideErrorMetadata,
-{
-    match answer {
-        Ok(found) => Ok(Seen::Found(found)),
-        Err(error) if Error::is(&error, missing) => Ok(Seen::Missing),
-        Err(error)
-            if ["AccessDenied", "AccessDeniedException"]
-                .iter()
-                .any(|code| Error::is(&error, code)) =>
-        {
-            Ok(Seen::Denied)
-        }
-        Err(error) => Err(error),
-    }
+    Some(answer.quota()?.value()?.max(0.0) as usize)
 }

@@ -60,7 +60,7 @@ impl Clients {
     /// Reads profiles, and connects to nothing.
     pub(super) async fn new(section: &Aws, environment: &Environment) -> Self {
         let base = section.base_region.clone();
-        let time_outs = TimeoutConfig::builder()
+        let limits = TimeoutConfig::builder()
             .connect_timeout(http::CONNECT)
             .read_timeout(http::SILENCE)
             .operation_attempt_timeout(http::CALL)
@@ -69,13 +69,13 @@ impl Clients {
             .region(RegionName::new(base.clone()))
             // The program's own policy is the only one: two of them multiply.
             .retry_config(RetryConfig::disabled())
-            .timeout_config(time_outs);
+            .timeout_config(limits.clone());
         if let Ok(name) = AppName::new(env!("CARGO_PKG_NAME")) {
             loader = loader.app_name(name);
         }
         loader = match keys(environment) {
             Some(keys) => loader.credentials_provider(keys),
-            None => loader.credentials_provider(chain(&base)),
+            None => loader.credentials_provider(chain(&base, limits)),
         };
         let sdk = loader.load().await;
         let regions = section.regions().into_iter().map(|name| {
@@ -140,8 +140,10 @@ fn keys(environment: &Environment) -> Option<Credentials> {
 
 /// Where credentials come from that are not in the environment: all that the SDK knows but the metadata of an instance,
 /// which everything on that instance could read.
-fn chain(region: &str) -> CredentialsProviderChain {
-    let config = ProviderConfig::without_region().with_region(Some(RegionName::new(region.to_owned())));
+fn chain(region: &str, limits: TimeoutConfig) -> CredentialsProviderChain {
+    let config = ProviderConfig::without_region()
+        .with_region(Some(RegionName::new(region.to_owned())))
+        .with_timeout_config(limits);
     let profile = ProfileFileCredentialsProvider::builder().configure(&config).build();
     let token = WebIdentityTokenCredentialsProvider::builder()
         .configure(&config)

@@ -349,6 +349,6 @@ mod tests {
         assert_eq!((part_size(3001), part_size(10_000)), (64 << 20, 64 << 20));
         let all: u64 = (1..=10_000).map(|number| part_size(number) as u64).sum();
         assert!(all > 500_000_000_000, "{all}");
-        assert!((1..=10_000).all(|number| part_size(number) % CHUNK == 0));
+        assert!((1..=10_000).all(|number| part_size(number).is_multiple_of(CHUNK)));
     }
 }
