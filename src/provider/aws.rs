@@ -6,9 +6,8 @@
 //! ([what they cost](https://aws.amazon.com/ebs/pricing/): the data that is not zero, in each region). *Release* makes
 //! snapshots and images public, with the end of life as their deprecation date, and reads them again.
 //!
-//! Nothing is remembered between runs: objects are found by their key, everything else by its tags (see [`wanted`]) or
-//! name. Image names are unique in a region, which makes two processes end with one image; each then looks for snapshots
-//! that no image uses.
+//! Nothing is remembered between runs: objects are found by their key, everything else by its tags or name. Image names
+//! are unique in a region, which makes two processes end with one image; each then looks for snapshots that no image uses.
 
 mod ami;
 mod check;

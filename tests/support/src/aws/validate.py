@@ -1,5 +1,5 @@
-"""Checks recorded calls, one JSON object a line, against the service models that come with Amazon's SDK: unknown members,
-members that are missing, values of another type, outside of their limits, or not among the words allowed.
+"""Checks recorded calls, one JSON object a line, against the service models that come with Amazon's SDK: members that
+are unknown or missing, values of another type, outside of their limits, or not among the words allowed.
 
 Prints a JSON list of what is wrong.
 """

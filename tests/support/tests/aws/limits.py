@@ -1,5 +1,5 @@
-"""Limits and blocks of a region. The settings: one copy at a time, which takes for ever; one public image; the west blocks
-public access."""
+"""Limits and blocks of a region. The settings: one copy at a time, which takes for ever; one public image; the west
+blocks public access."""
 
 from common import *
 

@@ -78,7 +78,7 @@ for code, call, parameters in [
     ("InvalidParameterValue", ec2.enable_image_deprecation, {"ImageId": registered, "DeprecateAt": "2020-01-01"}),
     ("InvalidParameterValue", ec2.enable_image_deprecation, {"ImageId": registered, "DeprecateAt": "2099-01-01"}),
     ("InvalidID", ec2.create_tags, {"Resources": ["vol-1"], "Tags": [{"Key": "a", "Value": "b"}]}),
-    ("DryRunOperation", ec2.create_tags, {"Resources": [registered], "Tags": [{"Key": "a", "Value": "b"}], "DryRun": True}),
+    ("DryRunOperation", ec2.create_tags, {"Resources": [registered], "Tags": [{"Key": "a"}], "DryRun": True}),
     ("InvalidAction", ec2.describe_volumes, {}),
 ]:
     refused(code, call, **parameters)
