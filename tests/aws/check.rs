@@ -1,5 +1,8 @@
 //! `check`, and what it says before anything fails.
 
+use cloud_image_uploader_test_support::moto::Moto;
+use cloud_image_uploader_test_support::process::run;
+
 use crate::world::*;
 
 /// A broker is not what is looked at here.
@@ -62,4 +65,32 @@ async fn what_is_wrong_is_named_with_its_remedy() {
         exit.stdout
     );
     assert_eq!(exit.code, Some(1));
+}
+
+/// Who we are and whether the role is there, by the word of a server that was written by others.
+#[tokio::test(flavor = "multi_thread")]
+async fn identity_and_role_are_understood_as_by_others() {
+    const MAKE_ROLE: &str = "import boto3, sys; boto3.client('iam', 'us-east-1', endpoint_url=sys.argv[1])\
+        .create_role(RoleName='vmimport', AssumeRolePolicyDocument='{}')";
+    let world = World::small(&TWO, Method::Import).await;
+    let moto = Moto::start().await.unwrap();
+    let config = world.config();
+    let ask = async || {
+        let program = world
+            .program_with(&config, &["check"])
+            .env("AWS_ENDPOINT_URL_IAM", moto.url())
+            .env("AWS_ENDPOINT_URL_STS", moto.url());
+        program.run(LONG).await.unwrap().stdout
+    };
+    let before = ask().await;
+    assert!(
+        before.contains("ok: credentials: they are those of arn:aws:sts::123456789012:"),
+        "{before}"
+    );
+    assert!(before.contains("failed: role vmimport: there is none"), "{before}");
+    let mut make = world.cloud.python("make_role.py", MAKE_ROLE).unwrap();
+    make.arg(moto.url());
+    run(make).await.unwrap();
+    let after = ask().await;
+    assert!(after.contains("ok: role vmimport: it is there"), "{after}");
 }

@@ -11,6 +11,7 @@ pub mod fedora_messaging;
 pub mod files;
 pub mod http_server;
 pub mod mail;
+pub mod moto;
 pub mod process;
 pub mod program;
 pub mod proxy;
