@@ -124,7 +124,7 @@ async fn spare_snapshots_are_deleted_in_the_end() {
     world
         .cloud
         .fault(Fault::on("CopySnapshot", Effect::LostAnswer).times(1));
-    world.cloud.settings().hidden = 6;
+    world.cloud.settings().hidden = 20;
     world.published().await;
     let copies = world
         .cloud

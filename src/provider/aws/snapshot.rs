@@ -22,8 +22,8 @@ pub(super) const UNKNOWN: &str = "InvalidSnapshot.NotFound";
 const UNSEEN: Duration = Duration::from_secs(2 * 60);
 /// Copies to far regions were seen to take two hours. Whoever comes later finds the copy.
 const LONGEST: Duration = Duration::from_secs(4 * 60 * 60);
-/// A copy whose answer was lost shows within so many looks, or was not begun.
-const LOOKS: u32 = 6;
+/// A copy whose answer was lost shows within so many looks, about six seconds, or was not begun.
+const LOOKS: u32 = 20;
 
 /// A snapshot, as far as it matters here.
 #[derive(Debug, Clone)]
@@ -179,7 +179,7 @@ pub(super) async fn copy(from: &str, id: &str, to: &Region, wanted: &Wanted, sta
     let what = format!("copy {id} from {from} to {}", to.name);
     let started = Instant::now();
     let mut waits = Policy::CALL.start();
-    let mut pauses = Pauses::new();
+    let pauses = Pauses::new();
     loop {
         let tags = wanted.tags_of_snapshot(Made::Copy);
         let copied = to
@@ -222,7 +222,7 @@ pub(super) async fn copy(from: &str, id: &str, to: &Region, wanted: &Wanted, sta
 
 /// Whether a copy was begun after all.
 async fn settle(region: &Region, wanted: &Wanted) -> Result<Option<String>, Error> {
-    let mut pauses = Pauses::new();
+    let pauses = Pauses::new();
     for _ in 0..LOOKS {
         let found = find(region, wanted).await?;
         if let Some(found) = found

@@ -3,8 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-
 use super::error::Error;
 
 /// Between the first two looks. Most states change within a second.
@@ -12,6 +10,9 @@ const FIRST: Duration = Duration::from_millis(200);
 /// Between the later ones: 22 regions and two images make three calls a second then, far below what EC2
 /// [allows](https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html).
 const LONGEST: Duration = Duration::from_secs(15);
+/// What has taken so long is noticed no later than this part of it: of many regions the slowest one counts, which chance
+/// makes late.
+const PART: u32 = 10;
 /// Between two lines of the log about one thing.
 const SAID: Duration = Duration::from_secs(60);
 
@@ -38,21 +39,16 @@ pub(super) enum Look<T> {
 }
 
 /// Growing pauses between looks.
-pub(super) struct Pauses(ExponentialBackoff);
+pub(super) struct Pauses(Instant);
 
 impl Pauses {
     pub(super) fn new() -> Self {
-        let pauses = ExponentialBuilder::new()
-            .with_factor(1.5)
-            .with_min_delay(FIRST)
-            .with_max_delay(LONGEST)
-            .with_jitter()
-            .without_max_times();
-        Self(pauses.build())
+        Self(Instant::now())
     }
 
-    pub(super) async fn pause(&mut self) {
-        tokio::time::sleep(self.0.next().unwrap_or(LONGEST)).await;
+    pub(super) async fn pause(&self) {
+        let pause = self.0.elapsed() / PART;
+        tokio::time::sleep(pause.clamp(FIRST, LONGEST)).await;
     }
 }
 
@@ -68,7 +64,7 @@ where
 {
     let started = Instant::now();
     let mut said = Instant::now();
-    let mut pauses = Pauses::new();
+    let pauses = Pauses::new();
     loop {
         let state = match look().await? {
             Look::Done(found) => return Ok(found),
