@@ -6,11 +6,14 @@
 
 #[cfg(feature = "container")]
 pub mod container;
+#[cfg(feature = "gcp")]
+pub mod gcp;
 #[cfg(feature = "local")]
 pub mod local;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::civil::Date;
@@ -55,6 +58,11 @@ pub trait Provider: Send + Sync {
         let _ = dry_run;
         Ok(Retired::default())
     }
+
+    /// How often the retention policy is to be run while nothing is published; never when `None`.
+    fn upkeep_interval(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// The provider of a configuration.
@@ -68,6 +76,8 @@ pub fn build(section: &config::Provider, environment: &Environment) -> Result<Ar
     match section {
         #[cfg(feature = "container")]
         config::Provider::Container(section) => Ok(Arc::new(container::ContainerProvider::new(section, environment)?)),
+        #[cfg(feature = "gcp")]
+        config::Provider::Gcp(section) => Ok(Arc::new(gcp::GcpProvider::new(section, environment)?)),
         #[cfg(feature = "local")]
         config::Provider::Local(section) => Ok(Arc::new(local::LocalProvider::new(section))),
         other => Err(Absent(other.name()).into()),
@@ -177,6 +187,17 @@ pub struct Failed {
 pub struct Retired {
     /// One for each published thing that was looked at.
     pub verdicts: Vec<Verdict>,
+}
+
+impl Retired {
+    /// Writes what failed to the log. The next run tries it again.
+    pub fn warn(&self) {
+        for Verdict { name, fate, reason } in &self.verdicts {
+            if let Fate::Failed(failure) = fate {
+                tracing::warn!(name, reason, "{name} is left as it is: failed to {failure}");
+            }
+        }
+    }
 }
 
 /// What a retention policy decided about one published thing.

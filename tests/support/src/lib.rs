@@ -8,6 +8,7 @@ pub mod archive;
 pub mod certs;
 pub mod fedora_messaging;
 pub mod files;
+pub mod gcp;
 pub mod http_server;
 pub mod mail;
 pub mod process;
