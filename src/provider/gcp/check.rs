@@ -10,7 +10,11 @@ use crate::error::Failure;
 use crate::provider::Finding;
 
 /// What is done with the bucket.
-const BUCKET: [&str; 3] = ["storage.objects.create", "storage.objects.get", "storage.objects.delete"];
+const BUCKET: [&str; 3] = [
+    "storage.objects.create",
+    "storage.objects.get",
+    "storage.objects.delete",
+];
 /// What is done with images. That of making them belongs to the project and cannot be asked for here.
 const IMAGE: [&str; 6] = [
     "compute.images.get",
@@ -28,7 +32,10 @@ pub(super) async fn check(cloud: &Cloud) -> Vec<Finding> {
         Err(error) => return vec![finding("credentials".to_owned(), Err(error))],
     };
     let mut findings = vec![finding("credentials".to_owned(), credentials)];
-    let bucket = cloud.bucket_permissions(&BUCKET).await.map(|found| missing(&BUCKET, &found));
+    let bucket = cloud
+        .bucket_permissions(&BUCKET)
+        .await
+        .map(|found| missing(&BUCKET, &found));
     findings.push(permitted(format!("bucket {}", cloud.bucket), bucket));
     let subject = format!("project {}", cloud.project);
     let held = cloud.list().await.and_then(|images| {
@@ -64,7 +71,10 @@ fn families(held: &[Held]) -> Vec<Finding> {
     }
     let finding = |(family, images): (&str, Vec<&Held>)| {
         let head = images.iter().find(|image| heads.contains(&image.id));
-        let waiting = images.iter().filter(|image| matches!(image.state, State::Deprecated(_))).count();
+        let waiting = images
+            .iter()
+            .filter(|image| matches!(image.state, State::Deprecated(_)))
+            .count();
         let text = match head {
             Some(head) => format!("its head is {}, and {waiting} are deprecated", head.name),
             None => format!("it has no head yet, and {waiting} are deprecated"),

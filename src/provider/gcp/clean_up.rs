@@ -75,10 +75,18 @@ async fn take(cloud: &Cloud, turn: &Turn, held: &[Held], now: Timestamp) -> Resu
         cloud.deprecate(name, active).await?;
         tracing::info!(image = name, family, "{name} is the head of {family} now");
     }
-    let url = held.iter().find(|image| image.name == turn.head).map(|image| image.url.as_str());
+    let url = held
+        .iter()
+        .find(|image| image.name == turn.head)
+        .map(|image| image.url.as_str());
     for name in &turn.former {
         cloud.deprecate(name, deprecated(now, url)).await?;
-        tracing::info!(image = name, family, "{name} is deprecated: {} is the head of {family}", turn.head);
+        tracing::info!(
+            image = name,
+            family,
+            "{name} is deprecated: {} is the head of {family}",
+            turn.head
+        );
     }
     Ok(())
 }
@@ -192,7 +200,10 @@ mod tests {
                 "Stays: deprecated only since 2025-01-25",
                 with(24, &|image| image.end_of_life = "2025-01-31".parse().ok()),
             ),
-            ("Stays: an operator pulled it", with(1, &|image| image.state = State::Withdrawn)),
+            (
+                "Stays: an operator pulled it",
+                with(1, &|image| image.state = State::Withdrawn),
+            ),
             ("Goes: its import failed", with(1, &|image| image.state = State::Failed)),
             (
                 "Stays: its import failed, and may be tried again",
@@ -209,7 +220,10 @@ mod tests {
                 "Stays: it belongs to CoreOS",
                 with(1, &|image| image.owner = Owner::Other("CoreOS".to_owned())),
             ),
-            ("Stays: its label says delete=never", with(1, &|image| image.owner = Owner::Kept)),
+            (
+                "Stays: its label says delete=never",
+                with(1, &|image| image.owner = Owner::Kept),
+            ),
             (
                 "Stays: it has no mark of this program",
                 with(1, &|image| image.owner = Owner::Unmarked),
@@ -241,13 +255,16 @@ mod tests {
     #[test]
     fn a_year_goes_by() {
         let rules = Rules::sample();
-        let foreign = |name: &str, state| Held {
+        let foreign = |name: &str, day, state| Held {
             owner: Owner::Other("CoreOS".to_owned()),
             family: Some("g".to_owned()),
             state,
-            ..Held::sample(name, 0)
+            ..Held::sample(name, day)
         };
-        let others = [foreign("x", State::Active), foreign("y", State::Deprecated(None))];
+        let others = [
+            foreign("x", -1, State::Active),
+            foreign("y", -2, State::Deprecated(None)),
+        ];
         let mut images = others.to_vec();
         let mut chance = Chance(1);
         let (mut head, mut promotions, mut promoted_on) = (None, 0, 0);
@@ -273,25 +290,38 @@ mod tests {
                     }
                 }
                 let fates = decide(&images, &rules, now(day));
-                let mut fates = fates.into_iter().map(|(fate, _)| matches!(fate, Fate::Goes) && chance.of(5) > 0);
+                let mut fates = fates
+                    .into_iter()
+                    .map(|(fate, _)| matches!(fate, Fate::Goes) && chance.of(5) > 0);
                 images.retain(|_| !fates.next().unwrap());
             }
             let is_ours = |image: &&Held| image.owner == Owner::Ours;
-            let active: Vec<_> = images.iter().filter(is_ours).filter(|image| image.state == State::Active).collect();
+            let active: Vec<_> = images
+                .iter()
+                .filter(is_ours)
+                .filter(|image| image.state == State::Active)
+                .collect();
             let newest = active.iter().map(|image| image.age).max();
             assert!(newest >= head, "day {day}: the head is gone, or an older one");
             if newest > head {
                 (head, promotions, promoted_on) = (newest, promotions + 1, day);
             }
             assert!(active.iter().all(|image| !image.is_prerelease), "day {day}");
-            assert!(day < 44 || day > 320 || day - promoted_on < 20, "day {day}: nothing is promoted");
+            assert!(
+                day < 44 || day > 320 || day - promoted_on < 20,
+                "day {day}: nothing is promoted"
+            );
             assert!(images.len() < 30, "day {day}: {} are left", images.len());
         }
         assert!((15..=24).contains(&promotions), "{promotions}");
         let left: Vec<_> = images.iter().filter(|image| image.owner == Owner::Ours).collect();
         assert_eq!(left.len(), 1, "past the end of life only the head is left: {left:?}");
         for other in others {
-            assert!(images.iter().any(|image| image.name == other.name && image.state == other.state));
+            assert!(
+                images
+                    .iter()
+                    .any(|image| image.name == other.name && image.state == other.state)
+            );
         }
     }
 
@@ -301,7 +331,10 @@ mod tests {
     impl Chance {
         /// Below `limit`.
         fn of(&mut self, limit: u64) -> u64 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (self.0 >> 33) % limit
         }
     }

@@ -137,7 +137,10 @@ impl Cloud {
         let request = Uuid::new_v4();
         let delete = || {
             let delete = self.images.delete().set_project(&self.project);
-            delete.set_image(id.to_string()).set_request_id(request.to_string()).send()
+            delete
+                .set_image(id.to_string())
+                .set_request_id(request.to_string())
+                .send()
         };
         match tried(&what, delete).await {
             Ok(operation) => self.follow(&what, operation).await,
@@ -152,7 +155,10 @@ impl Cloud {
         let request = Uuid::new_v4();
         let deprecate = || {
             let deprecate = self.images.deprecate().set_project(&self.project).set_image(name);
-            deprecate.set_body(status.clone()).set_request_id(request.to_string()).send()
+            deprecate
+                .set_body(status.clone())
+                .set_request_id(request.to_string())
+                .send()
         };
         self.follow(&what, tried(&what, deprecate).await?).await
     }
@@ -206,7 +212,9 @@ impl Cloud {
             };
             operation = tried(&format!("{what}: follow operation {name}"), get).await?;
         }
-        let status = operation.http_error_status_code.and_then(|status| u16::try_from(status).ok());
+        let status = operation
+            .http_error_status_code
+            .and_then(|status| u16::try_from(status).ok());
         let error = operation.error.and_then(|error| error.errors.into_iter().next());
         let (code, message) = match (error, status) {
             (None, None) => return Ok(()),

@@ -316,11 +316,7 @@ struct Row {
 
 /// ` (message)`, or nothing.
 fn quote(message: &str) -> String {
-    let text: String = message
-        .chars()
-        .filter(|char| !char.is_control())
-        .take(QUOTED)
-        .collect();
+    let text: String = message.chars().filter(|char| !char.is_control()).take(QUOTED).collect();
     if text.is_empty() { text } else { format!(" ({text})") }
 }
 

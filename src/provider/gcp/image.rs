@@ -139,7 +139,12 @@ impl<'a> Wanted<'a> {
 
     /// Makes sure that the image is there, deprecated unless it is in its family already. Its address, and whether
     /// something was done; `None` when it is not there and may not be made.
-    pub(super) async fn stage(&self, cloud: &Cloud, task: &Task, may_change: bool) -> Result<Option<(String, Origin)>, Failure> {
+    pub(super) async fn stage(
+        &self,
+        cloud: &Cloud,
+        task: &Task,
+        may_change: bool,
+    ) -> Result<Option<(String, Origin)>, Failure> {
         let mut origin = Origin::Found;
         let image = match self.look(cloud).await? {
             Found::Ready(image) => image,

@@ -96,7 +96,10 @@ impl Held {
                 .unwrap_or_else(|| Age::of_day(created)),
             is_prerelease: mark.as_ref().is_some_and(|mark| prereleases.contains(&mark.stage)),
             end_of_life: mark.and_then(|mark| mark.end_of_life),
-            promoted: image.labels.get(labels::PROMOTED).and_then(|text| labels::parse_time(text)),
+            promoted: image
+                .labels
+                .get(labels::PROMOTED)
+                .and_then(|text| labels::parse_time(text)),
             url: image.self_link.unwrap_or_default(),
             family: image.family.filter(|family| !family.is_empty()),
             name,
@@ -120,7 +123,8 @@ impl Held {
 
     /// Whether its release is out of support.
     pub(super) fn is_past_end_of_life(&self, now: Timestamp) -> bool {
-        self.end_of_life.is_some_and(|end| end < now.to_zoned(TimeZone::UTC).date())
+        self.end_of_life
+            .is_some_and(|end| end < now.to_zoned(TimeZone::UTC).date())
     }
 }
 
@@ -138,7 +142,9 @@ fn deprecation(status: Option<&model::DeprecationStatus>) -> State {
 impl Age {
     /// From a compose id as a label has it, `fedora-43-20251023_0`: its date and its last number.
     fn of_compose(id: &str) -> Option<Self> {
-        let mut parts = id.split(['-', '_']).skip_while(|part| part.len() != 8 || part.parse::<u32>().is_err());
+        let mut parts = id
+            .split(['-', '_'])
+            .skip_while(|part| part.len() != 8 || part.parse::<u32>().is_err());
         Some(Self {
             date: parts.next()?.parse().ok()?,
             respin: parts.last()?.parse().ok()?,

@@ -100,7 +100,9 @@ fn hex(base32: &str) -> Option<String> {
     if rest.len() > 4 || rest.contains(&1) {
         return None;
     }
-    let digits = whole.chunks(4).map(|bits| bits.iter().fold(0, |n, bit| n << 1 | *bit as u32));
+    let digits = whole
+        .chunks(4)
+        .map(|bits| bits.iter().fold(0, |n, bit| n << 1 | *bit as u32));
     digits.map(|digit| char::from_digit(digit, 16)).collect()
 }
 
@@ -135,12 +137,7 @@ mod tests {
     /// The vectors of the RFC.
     #[test]
     fn base32_is_that_of_the_rfc() {
-        for (text, expected) in [
-            ("", ""),
-            ("f", "my"),
-            ("fo", "mzxq"),
-            ("foobar", "mzxw6ytboi"),
-        ] {
+        for (text, expected) in [("", ""), ("f", "my"), ("fo", "mzxq"), ("foobar", "mzxw6ytboi")] {
             let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(base32(&hex), expected);
         }

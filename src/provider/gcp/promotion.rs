@@ -125,7 +125,7 @@ pub(super) fn heads(images: &[Held]) -> BTreeSet<u64> {
 impl Rules {
     /// The defaults.
     pub(super) fn sample() -> Self {
-        let days = |days| SignedDuration::from_hours(24 * days);
+        let days = |days: i64| SignedDuration::from_hours(24 * days);
         Self {
             promotion_interval: days(14),
             promotion_minimum_age: days(1),
@@ -157,7 +157,9 @@ mod tests {
     fn done(images: &[Held], rules: &Rules) -> Vec<String> {
         let show = |turn: Turn| {
             let sign = if turn.is_new { "+" } else { "" };
-            format!("{sign}{} < {}", turn.head, turn.former.join(" ")).trim_end_matches([' ', '<']).to_owned()
+            format!("{sign}{} < {}", turn.head, turn.former.join(" "))
+                .trim_end_matches([' ', '<'])
+                .to_owned()
         };
         turns(images, rules, now(30)).into_iter().map(show).collect()
     }
@@ -174,23 +176,53 @@ mod tests {
         let table: Vec<(&str, Vec<Held>, &[&str])> = vec![
             ("an empty project", vec![], &[]),
             ("the first one", vec![waiting("a", 20)], &["+a"]),
-            ("the newest of several", vec![waiting("a", 20), waiting("c", 22), waiting("b", 21)], &["+c"]),
+            (
+                "the newest of several",
+                vec![waiting("a", 20), waiting("c", 22), waiting("b", 21)],
+                &["+c"],
+            ),
             ("too new", vec![waiting("a", 30)], &[]),
-            ("too new, so the one before", vec![waiting("a", 25), waiting("b", 30)], &["+a"]),
+            (
+                "too new, so the one before",
+                vec![waiting("a", 25), waiting("b", 30)],
+                &["+a"],
+            ),
             ("due", vec![head("a", 10, 15), waiting("b", 20)], &["+b < a"]),
             ("not due yet", vec![head("a", 10, 18), waiting("b", 20)], &[]),
             ("nothing newer", vec![head("a", 10, 11), waiting("b", 9)], &[]),
-            ("a prerelease", vec![with(waiting("a", 20), |image| image.is_prerelease = true)], &[]),
+            (
+                "a prerelease",
+                vec![with(waiting("a", 20), |image| image.is_prerelease = true)],
+                &[],
+            ),
             (
                 "past its end of life",
-                vec![with(waiting("a", 20), |image| image.end_of_life = "2025-01-29".parse().ok())],
+                vec![with(waiting("a", 20), |image| {
+                    image.end_of_life = "2025-01-29".parse().ok()
+                })],
                 &[],
             ),
             ("somebody else's", vec![with(waiting("a", 20), foreign)], &[]),
-            ("to be kept", vec![with(waiting("a", 20), |image| image.owner = Owner::Kept)], &[]),
-            ("pulled by an operator", vec![with(waiting("a", 20), |image| image.state = State::Withdrawn)], &[]),
-            ("not released", vec![with(waiting("a", 20), |image| image.family = None)], &[]),
-            ("half-way: the former head is active still", vec![head("a", 10, 10), head("b", 20, 29)], &["b < a"]),
+            (
+                "to be kept",
+                vec![with(waiting("a", 20), |image| image.owner = Owner::Kept)],
+                &[],
+            ),
+            (
+                "pulled by an operator",
+                vec![with(waiting("a", 20), |image| image.state = State::Withdrawn)],
+                &[],
+            ),
+            (
+                "not released",
+                vec![with(waiting("a", 20), |image| image.family = None)],
+                &[],
+            ),
+            (
+                "half-way: the former head is active still",
+                vec![head("a", 10, 10), head("b", 20, 29)],
+                &["b < a"],
+            ),
             (
                 "a head of somebody else's stays and is not replaced by an older one",
                 vec![with(head("x", 25, 10), foreign), waiting("a", 20)],

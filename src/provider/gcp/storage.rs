@@ -75,7 +75,12 @@ impl Cloud {
 
     /// Opens a [resumable upload](https://cloud.google.com/storage/docs/performing-resumable-uploads) for an object that
     /// is not there yet. The address it goes to.
-    pub(super) async fn begin_upload(&self, name: &str, size: u64, metadata: &HashMap<String, String>) -> Result<Url, Error> {
+    pub(super) async fn begin_upload(
+        &self,
+        name: &str,
+        size: u64,
+        metadata: &HashMap<String, String>,
+    ) -> Result<Url, Error> {
         let what = format!("begin an upload of {name} to bucket {}", self.bucket);
         let mut url = self.url(&format!("upload/storage/v1/b/{}/o", self.bucket));
         url.query_pairs_mut()
@@ -93,7 +98,8 @@ impl Cloud {
             let response = self.answered(&what, request).await?;
             let text = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let text = text.ok_or_else(|| Error::odd(&what, "no Location"))?;
-            url.join(text).map_err(|_| Error::odd(&what, "a Location that is no address"))
+            url.join(text)
+                .map_err(|_| Error::odd(&what, "a Location that is no address"))
         };
         match Policy::CALL.run("gcp storage", Error::class_of_call, begin).await {
             Err(error) if error.is_absent() => Err(Error::NoBucket(self.bucket.clone())),

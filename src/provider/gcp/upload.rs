@@ -66,7 +66,10 @@ pub(super) async fn ensure(cloud: &Cloud, name: &str, source: &Source) -> Result
     };
     match upload.run(&mut chunks).await {
         Ok(object) => upload.verify(&object).await,
-        Err(Stopped::Upload(error)) if error.is_conflict() => made_by_another(cloud, name, image, error).await,
+        // An upload that is done may be forgotten at once.
+        Err(Stopped::Upload(error)) if error.is_conflict() || error.is_absent() => {
+            made_by_another(cloud, name, image, error).await
+        }
         Err(Stopped::Upload(error)) => Err(error.into()),
         Err(Stopped::Source(failure)) => {
             upload.cancel().await;
@@ -112,6 +115,33 @@ impl From<Error> for Stopped {
     }
 }
 
+/// The source, and what of it is not sent yet.
+struct Reading<'a> {
+    chunks: &'a mut Chunks,
+    held: BytesMut,
+    /// CRC32C of everything read.
+    crc: u32,
+}
+
+impl Reading<'_> {
+    /// Reads until more than a piece is there, or the verified end.
+    async fn fill(&mut self) -> Result<(), Stopped> {
+        while self.held.len() <= PIECE {
+            let next = self
+                .chunks
+                .next()
+                .await
+                .map_err(|error| Stopped::Source(error.into()))?;
+            let Some(chunk) = next else { break };
+            if let Content::Data(bytes) = &chunk.content {
+                self.crc = crc32c::crc32c_append(self.crc, bytes);
+                self.held.extend_from_slice(bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How far the service has got.
 enum Taken {
     /// All bytes up to here.
@@ -127,31 +157,32 @@ struct Upload<'a> {
     name: &'a str,
     /// Bytes that the service has for certain.
     sent: u64,
-    /// CRC32C of those given to it.
+    /// CRC32C of everything, once everything has been read.
     crc: u32,
 }
 
 impl Upload<'_> {
-    /// Sends everything. More than a piece must be there before one is sent, so that what is left at the verified end of
-    /// the source is never nothing, and the service cannot finish the object before that end.
+    /// Sends everything, a piece while the next one is read. More than a piece must be there before one is sent, so that
+    /// what is left at the verified end of the source is never nothing, and the service cannot finish the object before
+    /// that end.
     async fn run(&mut self, chunks: &mut Chunks) -> Result<Object, Stopped> {
-        let mut held = BytesMut::with_capacity(PIECE);
-        loop {
-            let next = chunks.next().await.map_err(|error| Stopped::Source(error.into()))?;
-            let Some(chunk) = next else { break };
-            if let Content::Data(bytes) = &chunk.content {
-                self.crc = crc32c::crc32c_append(self.crc, bytes);
-                held.extend_from_slice(bytes);
-            }
-            while held.len() > PIECE {
-                let piece = held.split_to(PIECE).freeze();
-                if let Some(object) = self.send(piece, None).await? {
-                    return Ok(object);
-                }
+        let mut reading = Reading {
+            chunks,
+            held: BytesMut::with_capacity(PIECE),
+            crc: 0,
+        };
+        reading.fill().await?;
+        while reading.held.len() > PIECE {
+            let piece = reading.held.split_to(PIECE).freeze();
+            let (read, sent) = tokio::join!(reading.fill(), self.send(piece, None));
+            read?;
+            if let Some(object) = sent? {
+                return Ok(object);
             }
         }
-        let total = self.sent + held.len() as u64;
-        let object = self.send(held.freeze(), Some(total)).await?;
+        self.crc = reading.crc;
+        let total = self.sent + reading.held.len() as u64;
+        let object = self.send(reading.held.freeze(), Some(total)).await?;
         let what = self.what();
         Ok(object.ok_or_else(|| Error::odd(&what, "a request for more than there is"))?)
     }
@@ -200,7 +231,12 @@ impl Upload<'_> {
             let Some(wait) = waits.after(error.class_of_call()) else {
                 return Err(error);
             };
-            tracing::debug!(object = self.name, wait_ms = wait.as_millis(), "upload broke off: {}", Failure::from(error));
+            tracing::debug!(
+                object = self.name,
+                wait_ms = wait.as_millis(),
+                "upload broke off: {}",
+                Failure::from(error)
+            );
             tokio::time::sleep(wait).await;
         }
     }
@@ -218,7 +254,8 @@ impl Upload<'_> {
             request = request.header("x-goog-hash", format!("crc32c={}", base64(self.crc)));
         }
         let answer = request.send().await;
-        self.taken(answer.map_err(|source| Error::lost(&self.what(), source))?).await
+        self.taken(answer.map_err(|source| Error::lost(&self.what(), source))?)
+            .await
     }
 
     /// Asks [how much has arrived](https://cloud.google.com/storage/docs/performing-resumable-uploads#status-check).
@@ -226,7 +263,8 @@ impl Upload<'_> {
         let request = self.cloud.to_session(Method::PUT, &self.session).await?;
         let request = request.header(CONTENT_RANGE, "bytes */*").header(CONTENT_LENGTH, 0);
         let answer = request.send().await;
-        self.taken(answer.map_err(|source| Error::lost(&self.what(), source))?).await
+        self.taken(answer.map_err(|source| Error::lost(&self.what(), source))?)
+            .await
     }
 
     async fn taken(&self, response: Response) -> Result<Taken, Error> {
@@ -237,6 +275,8 @@ impl Upload<'_> {
             let Some(range) = range else { return Ok(Taken::Upto(0)) };
             let last = range.strip_prefix("bytes=0-").and_then(|last| last.parse::<u64>().ok());
             return match last {
+                // Some servers say so when nothing has arrived. A single byte is never taken.
+                Some(0) => Ok(Taken::Upto(0)),
                 Some(last) => Ok(Taken::Upto(last + 1)),
                 None => Err(Error::odd(&what, "a Range that is none")),
             };

@@ -83,7 +83,9 @@ impl Cloud {
         let port = free_port()?;
         let shared = Arc::new(Shared {
             emulator: format!("http://127.0.0.1:{port}"),
-            http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?,
+            http: reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .build()?,
             accounts: Mutex::new(Accounts::new()?),
             project: Mutex::default(),
             record: Mutex::default(),
@@ -186,7 +188,13 @@ impl Cloud {
     /// Waits until a call of this name has been carried out, `times` times since the start.
     pub async fn wait_for_call(&self, name: &str, times: usize) -> Result<()> {
         let deadline = Instant::now() + CALL_LIMIT;
-        let done = || lock(&self.shared.record).done.iter().filter(|done| *done == name).count();
+        let done = || {
+            lock(&self.shared.record)
+                .done
+                .iter()
+                .filter(|done| *done == name)
+                .count()
+        };
         while done() < times {
             if Instant::now() > deadline {
                 let names: Vec<_> = self.calls().into_iter().map(|call| call.name).collect();
@@ -232,12 +240,17 @@ impl Cloud {
     /// The objects in the bucket, by name.
     pub async fn objects(&self) -> Result<Vec<String>> {
         let objects = self.shared.objects(BUCKET).await?;
-        Ok(objects.iter().filter_map(|object| object["name"].as_str().map(str::to_owned)).collect())
+        Ok(objects
+            .iter()
+            .filter_map(|object| object["name"].as_str().map(str::to_owned))
+            .collect())
     }
 
     /// Puts an object there as if it had been made before.
     pub async fn put_object(&self, name: &str, bytes: Vec<u8>, metadata: &[(&str, &str)]) -> Result<()> {
-        let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let metadata = metadata
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         self.shared.write_object(BUCKET, name, bytes, &metadata.collect()).await
     }
 
@@ -245,7 +258,8 @@ impl Cloud {
     pub async fn validate_calls(&self) -> Result<()> {
         let calls = self.folder.path().join("calls.json");
         fs::write(&calls, serde_json::to_vec(&self.calls())?)?;
-        self.python("validate.py", VALIDATE, &[&calls.display().to_string()]).await?;
+        self.python("validate.py", VALIDATE, &[&calls.display().to_string()])
+            .await?;
         Ok(())
     }
 
@@ -322,7 +336,6 @@ impl Shared {
     }
 }
 
-
 async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, 1 << 20).await.unwrap_or_default();
@@ -335,10 +348,18 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     }
     let json: Option<Value> = serde_json::from_slice(&body).ok();
     let Some((name, target)) = call_of(&parts.method, &path) else {
-        return answers::error(404, "notFound", &format!("no such method: {} {path}", parts.method), None);
+        return answers::error(
+            404,
+            "notFound",
+            &format!("no such method: {} {path}", parts.method),
+            None,
+        );
     };
     let fault = shared.begin(name, &target, query.clone(), json.clone());
-    let authorization = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let authorization = parts
+        .headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
     if let Err(error) = shared.admit(authorization) {
         return answers::error(401, "authError", &format!("{error:#}"), None);
     }
@@ -349,7 +370,11 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     let body = json.unwrap_or_default();
     let response = match carry_out(&shared, name, &target, &query, &body, fault.as_ref()).await {
         Ok(answer) => Json(answer).into_response(),
-        Err(Refused { status, reason, message }) => answers::error(status, reason, &message, None),
+        Err(Refused {
+            status,
+            reason,
+            message,
+        }) => answers::error(status, reason, &message, None),
     };
     shared.end(name, &fault, response).await
 }
@@ -384,7 +409,10 @@ async fn carry_out(
     fault: Option<&Fault>,
 ) -> Result<Value, Refused> {
     let content = match name {
-        "images.insert" => shared.content(body).await.map_err(|error| refused(500, "backendError", error.to_string()))?,
+        "images.insert" => shared
+            .content(body)
+            .await
+            .map_err(|error| refused(500, "backendError", error.to_string()))?,
         _ => None,
     };
     if name == "globalOperations.wait" {
@@ -408,7 +436,11 @@ async fn carry_out(
         "images.setLabels" => project.set_labels(target, body),
         "images.testIamPermissions" => {
             project.get(target)?;
-            let asked = body["permissions"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let asked = body["permissions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str);
             Ok(json!({"permissions": shared.granted(asked)}))
         }
         _ => project.operation(target),
@@ -422,7 +454,10 @@ async fn give_token(shared: &Shared, path: &str, body: &[u8], headers: &axum::ht
         return response;
     }
     let form: HashMap<String, String> = url::form_urlencoded::parse(body).into_owned().collect();
-    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let host = headers
+        .get(header::HOST)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let given = {
         let mut accounts = lock(&shared.accounts);
         match name {

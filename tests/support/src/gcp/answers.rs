@@ -24,7 +24,9 @@ pub(super) fn error(status: u16, reason: &str, message: &str, retry_after: Optio
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::IM_A_TEAPOT);
     let mut response = (status, Json(body)).into_response();
     if let Some(seconds) = retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
@@ -32,9 +34,11 @@ pub(super) fn error(status: u16, reason: &str, message: &str, retry_after: Optio
 /// The answer to a call that is not to be carried out; `None` if it is.
 pub(super) async fn answer_for(fault: &Option<Fault>) -> Option<Response> {
     match fault {
-        Some(Fault::Refuse { status, reason, retry_after }) => {
-            Some(error(*status, reason, "as the test wants it", *retry_after))
-        }
+        Some(Fault::Refuse {
+            status,
+            reason,
+            retry_after,
+        }) => Some(error(*status, reason, "as the test wants it", *retry_after)),
         Some(Fault::Hang) => never().await,
         Some(Fault::LostAnswer | Fault::Freeze | Fault::Half | Fault::Fails { .. }) | None => None,
     }
@@ -62,6 +66,8 @@ fn broken() -> Response {
     let cut = stream::iter([Ok(Bytes::from_static(b"{")), Err(std::io::ErrorKind::ConnectionReset)]);
     let cut = futures_util::StreamExt::map(cut, |piece| piece.map_err(std::io::Error::from));
     let mut response = Response::new(Body::from_stream(cut));
-    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("1000"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from_static("1000"));
     response
 }

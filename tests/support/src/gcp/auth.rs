@@ -25,6 +25,8 @@ use uuid::Uuid;
 
 const EMAIL: &str = "uploader@test-project.iam.gserviceaccount.com";
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
+/// Whom an assertion is for, wherever it is sent.
+const TOKEN_AUDIENCE: &str = "https://oauth2.googleapis.com/token";
 /// What the workload identity says it is for.
 const AUDIENCE: &str = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/test/providers/test";
 /// The token that the workload has from its own platform.
@@ -87,7 +89,9 @@ impl Accounts {
         }
         let claims = self.verify(token)?;
         ensure!(
-            claims["scope"].as_str().is_some_and(|scope| scope.split(' ').any(|scope| scope == SCOPE)),
+            claims["scope"]
+                .as_str()
+                .is_some_and(|scope| scope.split(' ').any(|scope| scope == SCOPE)),
             "no scope for this: {claims}"
         );
         Ok(())
@@ -97,8 +101,18 @@ impl Accounts {
     pub(super) fn token(&mut self, form: &HashMap<String, String>, url: &str) -> Result<Value> {
         expect(form, "grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer")?;
         let claims = self.verify(form.get("assertion").context("no assertion")?)?;
-        ensure!(claims["aud"] == format!("{url}/token"), "the assertion is for {}", claims["aud"]);
-        ensure!(claims["scope"].as_str().is_some_and(|scope| scope.contains(SCOPE)), "no scope");
+        let own = format!("{url}/token");
+        ensure!(
+            [own.as_str(), TOKEN_AUDIENCE]
+                .iter()
+                .any(|audience| claims["aud"] == *audience),
+            "the assertion is for {}",
+            claims["aud"]
+        );
+        ensure!(
+            claims["scope"].as_str().is_some_and(|scope| scope.contains(SCOPE)),
+            "no scope"
+        );
         Ok(json!({"access_token": self.issue(), "expires_in": 3599, "token_type": "Bearer"}))
     }
 
@@ -107,7 +121,11 @@ impl Accounts {
         expect(form, "grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")?;
         expect(form, "audience", AUDIENCE)?;
         expect(form, "scope", SCOPE)?;
-        expect(form, "requested_token_type", "urn:ietf:params:oauth:token-type:access_token")?;
+        expect(
+            form,
+            "requested_token_type",
+            "urn:ietf:params:oauth:token-type:access_token",
+        )?;
         expect(form, "subject_token_type", "urn:ietf:params:oauth:token-type:jwt")?;
         expect(form, "subject_token", SUBJECT_TOKEN)?;
         Ok(json!({
@@ -130,7 +148,10 @@ impl Accounts {
         let (header, claims) = signed.split_once('.').context("no claims")?;
         let decode = |part: &str| -> Result<Vec<u8>> { Ok(BASE64_URL_SAFE_NO_PAD.decode(part)?) };
         let header: Value = serde_json::from_slice(&decode(header)?)?;
-        ensure!(header["alg"] == "RS256" && header["kid"] == self.key_id, "signed otherwise: {header}");
+        ensure!(
+            header["alg"] == "RS256" && header["kid"] == self.key_id,
+            "signed otherwise: {header}"
+        );
         let key = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, self.key.public_key().as_ref());
         if key.verify(signed.as_bytes(), &decode(signature)?).is_err() {
             bail!("the signature is wrong");
@@ -139,7 +160,10 @@ impl Accounts {
         ensure!(claims["iss"] == EMAIL, "of somebody else: {claims}");
         let number = |name: &str| claims[name].as_i64().with_context(|| format!("no {name}"));
         let (issued, end, now) = (number("iat")?, number("exp")?, Timestamp::now().as_second());
-        ensure!(issued <= now + 60 && now < end && end - issued <= LONGEST, "not valid now: {claims}");
+        ensure!(
+            issued <= now + 60 && now < end && end - issued <= LONGEST,
+            "not valid now: {claims}"
+        );
         Ok(claims)
     }
 }

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine, prelude::BASE64_URL_SAFE};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -105,7 +106,11 @@ impl Project {
     /// Carries out what is due.
     pub(super) fn settle(&mut self) {
         let now = Instant::now();
-        let due: Vec<_> = self.operations.values_mut().filter(|operation| operation.due <= now).collect();
+        let due: Vec<_> = self
+            .operations
+            .values_mut()
+            .filter(|operation| operation.due <= now)
+            .collect();
         for operation in due {
             let name = &operation.image;
             match operation.effect.take() {
@@ -149,7 +154,11 @@ impl Project {
             let state = image["deprecated"]["state"].as_str();
             image["family"] == family && image["status"] == "READY" && matches!(state, None | Some("ACTIVE"))
         };
-        let created = |image: &&Value| image["creationTimestamp"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+        let created = |image: &&Value| {
+            image["creationTimestamp"]
+                .as_str()
+                .and_then(|at| at.parse::<Timestamp>().ok())
+        };
         let newest = self.images.values().filter(usable).max_by_key(created);
         newest.ok_or_else(|| absent(&format!("projects/{PROJECT}/global/images/family/{family}")))
     }
@@ -163,8 +172,17 @@ impl Project {
         let size = self.page.map_or(asked, |page| page.min(asked));
         let filter = query.get("filter").map(|text| filter(text)).transpose()?;
         let after = query.get("pageToken").cloned().unwrap_or_default();
-        let fits = |image: &&Value| filter.as_ref().is_none_or(|(field, value)| field_of(image, field) == *value);
-        let mut rest = self.images.iter().filter(|(name, _)| **name > after).map(|(_, image)| image).filter(fits);
+        let fits = |image: &&Value| {
+            filter
+                .as_ref()
+                .is_none_or(|(field, value)| field_of(image, field) == *value)
+        };
+        let mut rest = self
+            .images
+            .iter()
+            .filter(|(name, _)| **name > after)
+            .map(|(_, image)| image)
+            .filter(fits);
         let items: Vec<_> = rest.by_ref().take(size).cloned().collect();
         let mut answer = json!({"kind": "compute#imageList", "id": format!("projects/{PROJECT}/global/images")});
         if rest.next().is_some()
@@ -194,7 +212,9 @@ impl Project {
         }
         let fields = body.as_object().ok_or_else(|| invalid("no image"))?;
         if let Some(field) = fields.keys().find(|field| !INSERTABLE.contains(&field.as_str())) {
-            return Err(invalid(format!("Invalid value for field 'resource.{field}': it cannot be set on insert")));
+            return Err(invalid(format!(
+                "Invalid value for field 'resource.{field}': it cannot be set on insert"
+            )));
         }
         let name = body["name"].as_str().unwrap_or_default().to_owned();
         if !is_name(&name) {
@@ -202,10 +222,16 @@ impl Project {
         }
         check_features(body)?;
         check_labels(&body["labels"])?;
-        if body["description"].as_str().is_some_and(|text| text.chars().count() > 2048) {
+        if body["description"]
+            .as_str()
+            .is_some_and(|text| text.chars().count() > 2048)
+        {
             return Err(invalid("Invalid value for field 'resource.description'"));
         }
-        if body["storageLocations"].as_array().is_some_and(|locations| locations.len() > 1) {
+        if body["storageLocations"]
+            .as_array()
+            .is_some_and(|locations| locations.len() > 1)
+        {
             return Err(invalid("Only one storage location is supported"));
         }
         if self.images.contains_key(&name) {
@@ -223,7 +249,13 @@ impl Project {
                 Effect::Import(Err((message, true)))
             }
         };
-        if let Some(Fault::Fails { code, status, after, leaves }) = fault {
+        if let Some(Fault::Fails {
+            code,
+            status,
+            after,
+            leaves,
+        }) = fault
+        {
             delay = *after;
             error = Some(((*code).to_owned(), "as the test wants it".to_owned(), *status));
             effect = Effect::Import(Err((String::new(), *leaves)));
@@ -279,7 +311,9 @@ impl Project {
         let known = ["state", "replacement", "deprecated", "obsolete", "deleted"];
         for (field, value) in body.as_object().into_iter().flatten() {
             let fits = match field.as_str() {
-                "state" => value.as_str().is_some_and(|s| ["ACTIVE", "DEPRECATED", "OBSOLETE", "DELETED"].contains(&s)),
+                "state" => value
+                    .as_str()
+                    .is_some_and(|s| ["ACTIVE", "DEPRECATED", "OBSOLETE", "DELETED"].contains(&s)),
                 "replacement" => value.as_str().is_some_and(|url| url.contains("/global/images/")),
                 field if known.contains(&field) => value.as_str().is_some_and(|at| at.parse::<Timestamp>().is_ok()),
                 _ => false,
@@ -304,7 +338,9 @@ impl Project {
         let mut fields = Vec::new();
         for (field, value) in body.as_object().into_iter().flatten() {
             let Some(field) = PATCHABLE.into_iter().find(|known| known == field) else {
-                return Err(invalid(format!("Invalid value for field 'resource.{field}': it cannot be changed")));
+                return Err(invalid(format!(
+                    "Invalid value for field 'resource.{field}': it cannot be changed"
+                )));
             };
             if field == "family" && !value.as_str().is_some_and(is_name) {
                 return Err(invalid("Invalid value for field 'resource.family'"));
@@ -317,7 +353,11 @@ impl Project {
     pub(super) fn set_labels(&mut self, key: &str, body: &Value) -> Result<Value, Refused> {
         let name = self.name_of(key)?;
         if self.get(&name)?["labelFingerprint"] != body["labelFingerprint"] {
-            return Err(refused(412, "conditionNotMet", "Labels fingerprint either invalid or resource labels have changed"));
+            return Err(refused(
+                412,
+                "conditionNotMet",
+                "Labels fingerprint either invalid or resource labels have changed",
+            ));
         }
         check_labels(&body["labels"])?;
         let effect = Effect::Change(vec![
@@ -408,9 +448,9 @@ fn link(kind: &str, name: &str) -> String {
     format!("https://www.googleapis.com/compute/v1/projects/{PROJECT}/global/{kind}/{name}")
 }
 
+/// Bytes are in [the alphabet of addresses](https://developers.google.com/discovery/v1/type-format).
 fn fingerprint() -> String {
-    use base64::{Engine, prelude::BASE64_STANDARD};
-    BASE64_STANDARD.encode(&Uuid::new_v4().as_bytes()[..8])
+    BASE64_URL_SAFE.encode(&Uuid::new_v4().as_bytes()[..8])
 }
 
 fn is_name(name: &str) -> bool {
@@ -428,7 +468,9 @@ fn check_labels(labels: &Value) -> Result<(), Refused> {
         let value = value.as_str().unwrap_or("?");
         let fits = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= 63 && name.chars().all(letters);
         if !fits || value.len() > 63 || !value.chars().all(letters) {
-            return Err(invalid(format!("Invalid value for field 'resource.labels': {name} = {value}")));
+            return Err(invalid(format!(
+                "Invalid value for field 'resource.labels': {name} = {value}"
+            )));
         }
     }
     if labels.len() > 64 {
@@ -439,20 +481,31 @@ fn check_labels(labels: &Value) -> Result<(), Refused> {
 
 fn check_features(body: &Value) -> Result<(), Refused> {
     let features = body["guestOsFeatures"].as_array().cloned().unwrap_or_default();
-    let x86_only = |feature: &&Value| feature["type"].as_str().is_some_and(|name| X86_FEATURES.contains(&name));
+    let x86_only = |feature: &&Value| {
+        feature["type"]
+            .as_str()
+            .is_some_and(|name| X86_FEATURES.contains(&name))
+    };
     match body["architecture"].as_str() {
         Some("ARM64") => match features.iter().find(x86_only) {
-            Some(feature) => Err(invalid(format!("guest OS feature {} is not for ARM64", feature["type"]))),
+            Some(feature) => Err(invalid(format!(
+                "guest OS feature {} is not for ARM64",
+                feature["type"]
+            ))),
             None => Ok(()),
         },
         None | Some("X86_64") => Ok(()),
-        Some(other) => Err(invalid(format!("Invalid value for field 'resource.architecture': '{other}'"))),
+        Some(other) => Err(invalid(format!(
+            "Invalid value for field 'resource.architecture': '{other}'"
+        ))),
     }
 }
 
 /// `family = x`, `labels.name = x`, or `name = x`, with or without quotes.
 fn filter(text: &str) -> Result<(String, String), Refused> {
-    let (field, value) = text.split_once('=').ok_or_else(|| invalid(format!("Invalid filter: {text}")))?;
+    let (field, value) = text
+        .split_once('=')
+        .ok_or_else(|| invalid(format!("Invalid filter: {text}")))?;
     let value = value.trim().trim_matches('"');
     Ok((field.trim().to_owned(), value.to_owned()))
 }

@@ -35,7 +35,11 @@ const BODY: usize = 64 << 20;
 /// Starts an emulator whose addresses lead to `front`.
 pub(super) async fn start(emulator: Emulator, port: u16, front: &str, folder: &Path) -> Result<Server> {
     let bin = test_env().join("venv/bin");
-    ensure!(bin.join("gcp-storage-emulator").exists(), "no storage emulators in {}: run tests/setup", bin.display());
+    ensure!(
+        bin.join("gcp-storage-emulator").exists(),
+        "no storage emulators in {}: run tests/setup",
+        bin.display()
+    );
     let mut serve = match emulator {
         Emulator::FakeGcsServer => {
             let mut find = command(bin.join("python3"), folder);
@@ -80,11 +84,19 @@ pub(super) async fn front(State(shared): State<Arc<Shared>>, request: Request) -
         (_, path) if path.ends_with("/iam/testPermissions") => "buckets.testIamPermissions",
         _ => "objects.get",
     };
-    let of_query = |wanted: &str| query.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+    let of_query = |wanted: &str| {
+        query
+            .iter()
+            .find(|(name, _)| name == wanted)
+            .map(|(_, value)| value.clone())
+    };
     let target = of_query("name").unwrap_or_else(|| path.rsplit('/').next().unwrap_or_default().to_owned());
     let json = serde_json::from_slice(&body).ok().filter(|_| name == "objects.insert");
     let fault = shared.begin(name, &target, query.clone(), json);
-    let authorization = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let authorization = parts
+        .headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
     if let Err(error) = shared.admit(authorization) {
         return super::answers::error(401, "authError", &format!("{error:#}"), None);
     }
@@ -93,7 +105,10 @@ pub(super) async fn front(State(shared): State<Arc<Shared>>, request: Request) -
     }
     let response = match name {
         "buckets.testIamPermissions" => {
-            let asked = query.iter().filter(|(name, _)| name == "permissions").map(|(_, value)| value.as_str());
+            let asked = query
+                .iter()
+                .filter(|(name, _)| name == "permissions")
+                .map(|(_, value)| value.as_str());
             Json(json!({"permissions": shared.granted(asked)})).into_response()
         }
         "objects.upload" if odd_piece(&parts.headers, body.len()) => {
@@ -113,7 +128,14 @@ pub(super) async fn front(State(shared): State<Arc<Shared>>, request: Request) -
 
 async fn forward(shared: &Shared, method: Method, url: &str, headers: HeaderMap, body: Bytes) -> Response {
     // The Host header goes through, so that the emulator's addresses lead back here.
-    match shared.http.request(method, url).headers(headers).body(body).send().await {
+    match shared
+        .http
+        .request(method, url)
+        .headers(headers)
+        .body(body)
+        .send()
+        .await
+    {
         Ok(answer) => {
             let (status, headers) = (answer.status(), answer.headers().clone());
             let bytes = answer.bytes().await.unwrap_or_default();
@@ -184,11 +206,17 @@ impl Shared {
         body.extend(format!("--{boundary}\r\nContent-Type: application/gzip\r\n\r\n").into_bytes());
         body.extend(bytes);
         body.extend(format!("\r\n--{boundary}--\r\n").into_bytes());
-        let url = format!("{}/upload/storage/v1/b/{bucket}/o?uploadType=multipart&name={object}", self.emulator);
+        let url = format!(
+            "{}/upload/storage/v1/b/{bucket}/o?uploadType=multipart&name={object}",
+            self.emulator
+        );
         let content_type = format!("multipart/related; boundary={boundary}");
-        let post = self.http.post(url).header(header::CONTENT_TYPE, content_type).body(body);
+        let post = self
+            .http
+            .post(url)
+            .header(header::CONTENT_TYPE, content_type)
+            .body(body);
         post.send().await?.error_for_status().context("write the object")?;
         Ok(())
     }
 }
-
