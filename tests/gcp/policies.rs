@@ -2,6 +2,7 @@
 
 use cloud_image_uploader::provider::{Fate, Provider};
 use cloud_image_uploader_test_support::gcp::Fault;
+use cloud_image_uploader_test_support::program::Program;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -124,6 +125,25 @@ async fn a_former_head_points_to_the_new_one() {
     let former = &described["images"][&first]["deprecated"];
     assert_eq!(former["state"], "DEPRECATED");
     assert!(former["replacement"].as_str().unwrap().ends_with(&second), "{former}");
+}
+
+/// There is no broker, so no image comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_daemon_promotes_by_itself() {
+    let world = World::new().await;
+    let name = make(&world, 1).await;
+    age(&world, 2);
+    let config = format!("amqp_url = \"amqp://127.0.0.1:1\"\n{}", world.config(""));
+    let program = Program::new(PROGRAM).unwrap().config(&config).unwrap().arg("consume");
+    let daemon = program
+        .env("GOOGLE_APPLICATION_CREDENTIALS", &world.credentials)
+        .start()
+        .unwrap();
+    world.cloud.wait_for_call("images.setLabels", 1).await.unwrap();
+    world.cloud.wait_for_call("images.deprecate", 2).await.unwrap();
+    assert_eq!(world.cloud.head(FAMILY), Some(name));
+    daemon.terminate().unwrap();
+    assert_eq!(daemon.wait(LIMIT).await.unwrap().code, Some(0));
 }
 
 /// Each call of a turn fails once for good; the next run finishes, and the family always has a head.
