@@ -39,6 +39,8 @@ use crate::select::Deliverable;
 
 /// Between two looks at what the policies have to do. Their times are days.
 const UPKEEP: Duration = Duration::from_secs(60 * 60);
+/// An image is announced after the policies have run, so they get no longer than this; the next run does the rest.
+const UPKEEP_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// Publishes to a project of Google Cloud.
 pub struct GcpProvider {
@@ -73,9 +75,10 @@ impl GcpProvider {
 
     /// The policies after a new image. They never spoil its publication.
     async fn upkeep(&self) {
-        match self.clean_up(false).await {
-            Ok(retired) => retired.warn(),
-            Err(failure) => tracing::warn!("nothing is promoted or removed: failed to {failure}"),
+        match tokio::time::timeout(UPKEEP_LIMIT, self.clean_up(false)).await {
+            Ok(Ok(retired)) => retired.warn(),
+            Ok(Err(failure)) => tracing::warn!("nothing is promoted or removed: failed to {failure}"),
+            Err(_) => tracing::warn!("the policies take long; the next run goes on with them"),
         }
     }
 }

@@ -37,7 +37,6 @@ const OPERATION_LIMIT: Duration = Duration::from_secs(60 * 60);
 const PAGE: u32 = 500;
 
 /// Credentials and clients for one piece of work: the library gives up for good on credentials that were refused once.
-#[derive(Debug)]
 pub(super) struct Cloud {
     pub(super) project: String,
     pub(super) bucket: String,

@@ -5,6 +5,7 @@ its body may hold. Prints one line for each thing that is wrong, and ends with 1
 """
 
 import json
+import re
 import sys
 from importlib import resources
 
@@ -42,6 +43,10 @@ def faults(call, document):
     resource, verb = call["name"].split(".")
     method = document["resources"][resource]["methods"][verb]
     known = set(method.get("parameters", {})) | set(document["parameters"]) | {"uploadType"}
+    for name, parameter in method.get("parameters", {}).items():
+        what = parameter.get("location") == "path" and name in ("image", "resource", "operation", "family")
+        if what and not re.fullmatch(parameter["pattern"], call["target"]):
+            yield f"{name} is {call['target']!r}"
     for name, _ in call["query"]:
         # System parameters, https://cloud.google.com/apis/docs/system-parameters
         if name not in known and not name.startswith("$"):
