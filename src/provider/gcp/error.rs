@@ -121,7 +121,7 @@ pub(super) enum Error {
     Damaged {
         /// The object.
         object: String,
-        /// CRC32C of what was sent, in hex.
+        /// CRC32C of what was sent, in base64.
         expected: String,
         /// As the service has it.
         found: String,

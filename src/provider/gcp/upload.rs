@@ -7,9 +7,9 @@
 
 use std::collections::HashMap;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use bytes::{Buf, Bytes, BytesMut};
+use crc_fast::{CrcAlgorithm, Digest};
+use data_encoding::BASE64;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use reqwest::{Method, Response};
 use url::Url;
@@ -62,7 +62,7 @@ pub(super) async fn ensure(cloud: &Cloud, name: &str, source: &Source) -> Result
         session,
         name,
         sent: 0,
-        crc: 0,
+        crc: String::new(),
     };
     match upload.run(&mut chunks).await {
         Ok(object) => upload.verify(&object).await,
@@ -120,7 +120,7 @@ struct Reading<'a> {
     chunks: &'a mut Chunks,
     held: BytesMut,
     /// CRC32C of everything read.
-    crc: u32,
+    crc: Digest,
 }
 
 impl Reading<'_> {
@@ -134,7 +134,7 @@ impl Reading<'_> {
                 .map_err(|error| Stopped::Source(error.into()))?;
             let Some(chunk) = next else { break };
             if let Content::Data(bytes) = &chunk.content {
-                self.crc = crc32c::crc32c_append(self.crc, bytes);
+                self.crc.update(bytes);
                 self.held.extend_from_slice(bytes);
             }
         }
@@ -157,8 +157,8 @@ struct Upload<'a> {
     name: &'a str,
     /// Bytes that the service has for certain.
     sent: u64,
-    /// CRC32C of everything, once everything has been read.
-    crc: u32,
+    /// CRC32C of everything in base64, once everything has been read.
+    crc: String,
 }
 
 impl Upload<'_> {
@@ -169,7 +169,7 @@ impl Upload<'_> {
         let mut reading = Reading {
             chunks,
             held: BytesMut::with_capacity(PIECE),
-            crc: 0,
+            crc: Digest::new(CrcAlgorithm::Crc32Iscsi),
         };
         reading.fill().await?;
         while reading.held.len() > PIECE {
@@ -180,7 +180,8 @@ impl Upload<'_> {
                 return Ok(object);
             }
         }
-        self.crc = reading.crc;
+        // Thirty-two bits, the high end first.
+        self.crc = BASE64.encode(&reading.crc.finalize().to_be_bytes()[4..]);
         let total = self.sent + reading.held.len() as u64;
         let object = self.send(reading.held.freeze(), Some(total)).await?;
         let what = self.what();
@@ -251,7 +252,7 @@ impl Upload<'_> {
         request = request.header(CONTENT_RANGE, range).body(piece.clone());
         if total.is_some() {
             // The service refuses the object if it has other bytes.
-            request = request.header("x-goog-hash", format!("crc32c={}", base64(self.crc)));
+            request = request.header("x-goog-hash", format!("crc32c={}", self.crc));
         }
         let answer = request.send().await;
         self.taken(answer.map_err(|source| Error::lost(&self.what(), source))?)
@@ -290,14 +291,13 @@ impl Upload<'_> {
 
     /// Compares what was sent with what is there. Services older than this header check nothing.
     async fn verify(&self, object: &Object) -> Result<(), Failure> {
-        let expected = base64(self.crc);
-        if object.crc32c == expected {
+        if object.crc32c == self.crc {
             return Ok(());
         }
         self.cloud.delete_object(self.name, &object.generation).await?;
         Err(Error::Damaged {
             object: self.name.to_owned(),
-            expected,
+            expected: self.crc.clone(),
             found: object.crc32c.clone(),
         }
         .into())
@@ -318,10 +318,6 @@ impl Upload<'_> {
             tracing::debug!(object = self.name, "failed to cancel: {}", Failure::from(error));
         }
     }
-}
-
-fn base64(crc: u32) -> String {
-    BASE64_STANDARD.encode(crc.to_be_bytes())
 }
 
 fn count(bytes: usize) {

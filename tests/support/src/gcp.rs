@@ -24,7 +24,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use axum::{Router, response::Response};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
 pub use self::faults::{Call, Fault};
