@@ -15,7 +15,7 @@ mod storage;
 mod tarball;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -64,6 +64,8 @@ struct Shared {
     project: Mutex<Project>,
     record: Mutex<Record>,
     lacking: Mutex<HashSet<String>>,
+    /// Objects that must not be there when an upload ends, by its id.
+    sessions: Mutex<HashMap<String, String>>,
 }
 
 impl Cloud {
@@ -85,6 +87,7 @@ impl Cloud {
             project: Mutex::default(),
             record: Mutex::default(),
             lacking: Mutex::default(),
+            sessions: Mutex::default(),
         });
         let front = Router::new().fallback(storage::front).with_state(shared.clone());
         let front = HttpServer::start(front).await?;
@@ -228,7 +231,7 @@ impl Cloud {
     pub fn head(&self, family: &str) -> Option<String> {
         let mut project = lock(&self.shared.project);
         project.settle();
-        let image = project.from_family(family).ok()?;
+        let image = project.head_of(family).ok()?;
         image["name"].as_str().map(str::to_owned)
     }
 

@@ -134,7 +134,7 @@ async fn carry_out(
     match name {
         "images.insert" => project.insert(body, request, content, fault),
         "images.list" => project.list(query),
-        "images.getFromFamily" => project.from_family(target).cloned(),
+        "images.getFromFamily" => project.head_of(target).cloned(),
         "images.get" => project.get(target).cloned(),
         "images.patch" => project.patch(target, body, request),
         "images.delete" => project.delete(target, request),

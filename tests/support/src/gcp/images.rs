@@ -119,7 +119,7 @@ impl Project {
     }
 
     /// The newest of a family that is not deprecated.
-    pub(super) fn from_family(&self, family: &str) -> Result<&Value, Refused> {
+    pub(super) fn head_of(&self, family: &str) -> Result<&Value, Refused> {
         let usable = |image: &&Value| {
             let state = image["deprecated"]["state"].as_str();
             image["family"] == family && image["status"] == "READY" && matches!(state, None | Some("ACTIVE"))

@@ -1,7 +1,8 @@
 //! The bucket: a real emulator, and before it a server that sees every call, lets no stranger in, and can break things.
 //!
-//! Neither emulator does everything: fake-gcs-server knows preconditions and cancelling but finishes an upload when asked
-//! how far it is, gcp-storage-emulator knows resuming but overwrites. So there are both.
+//! Neither emulator does everything: fake-gcs-server knows cancelling but finishes an upload when asked how far it is,
+//! gcp-storage-emulator knows resuming but not cancelling. So there are both. Neither looks at the precondition of an
+//! upload in pieces; the server before them does, at the beginning and at the end, as Google does.
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
@@ -103,7 +104,19 @@ pub(super) async fn front(State(shared): State<Arc<Shared>>, request: Request) -
     if let Some(response) = answer_for(&fault).await {
         return response;
     }
+    let upload = of_query("upload_id").unwrap_or_default();
     let response = match name {
+        "objects.insert" if of_query("ifGenerationMatch").is_some_and(|wanted| wanted == "0") => {
+            if shared.has_object(&target).await {
+                precondition_failed()
+            } else {
+                let url = format!("{}{}", shared.emulator, parts.uri);
+                let response = forward(&shared, parts.method, &url, parts.headers, body).await;
+                shared.note_session(&response, &target);
+                response
+            }
+        }
+        "objects.upload" if shared.is_too_late(&upload).await => precondition_failed(),
         "buckets.testIamPermissions" => {
             let asked = query
                 .iter()
@@ -124,6 +137,15 @@ pub(super) async fn front(State(shared): State<Arc<Shared>>, request: Request) -
         }
     };
     shared.end(name, &fault, response).await
+}
+
+fn precondition_failed() -> Response {
+    super::answers::error(
+        412,
+        "conditionNotMet",
+        "At least one of the pre-conditions you specified did not hold.",
+        None,
+    )
 }
 
 async fn forward(shared: &Shared, method: Method, url: &str, headers: HeaderMap, body: Bytes) -> Response {
@@ -171,6 +193,39 @@ fn half(mut headers: HeaderMap, body: Bytes) -> (HeaderMap, Bytes) {
 
 /// The emulator itself, asked past the front: no fault, no record.
 impl Shared {
+    async fn has_object(&self, object: &str) -> bool {
+        let url = format!("{}/storage/v1/b/{}/o/{object}", self.emulator, super::BUCKET);
+        let answer = self.http.get(url).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// Remembers that an upload must find its object absent at the end, too.
+    fn note_session(&self, response: &Response, object: &str) {
+        let location = response
+            .headers()
+            .get(header::LOCATION)
+            .and_then(|value| value.to_str().ok());
+        let url = location.and_then(|location| url::Url::parse(location).ok());
+        let id = url.and_then(|url| {
+            let mut pairs = url.query_pairs();
+            pairs
+                .find(|(name, _)| name == "upload_id")
+                .map(|(_, id)| id.into_owned())
+        });
+        if let Some(id) = id {
+            super::lock(&self.sessions).insert(id, object.to_owned());
+        }
+    }
+
+    /// Whether the object of an upload has been made by another one.
+    async fn is_too_late(&self, upload: &str) -> bool {
+        let object = super::lock(&self.sessions).get(upload).cloned();
+        match object {
+            Some(object) => self.has_object(&object).await,
+            None => false,
+        }
+    }
+
     pub(super) async fn make_bucket(&self, bucket: &str) -> Result<()> {
         let url = format!("{}/storage/v1/b?project={}", self.emulator, super::PROJECT);
         let answer = self.http.post(url).json(&json!({"name": bucket})).send().await?;
