@@ -72,6 +72,22 @@ async fn an_upload_that_breaks_goes_on_where_it_stopped() {
     assert_eq!(world.cloud.content(IMAGE), Some(deliverable.images[0].sha256.clone()));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_change_on_the_way_make_no_image() {
+    for emulator in [Emulator::FakeGcsServer, Emulator::GcpStorageEmulator] {
+        let world = World::with(emulator).await;
+        world.cloud.fault("objects.upload", Fault::Flip, 1);
+        let deliverable = world.deliverable(COMPOSE, row(tarball(1, 20 << 20))).await;
+        let failure = publish(&world.provider(), &deliverable).await.unwrap_err();
+        assert!(failure.class().is_transient(), "{failure}");
+        assert!(failure.to_string().contains("CRC32C"), "{failure}");
+        assert_eq!(world.cloud.count("images.insert"), 0);
+        world.assert_only(&[]).await;
+        publish(&world.provider(), &deliverable).await.unwrap();
+        assert_eq!(world.cloud.content(IMAGE), Some(deliverable.images[0].sha256.clone()));
+    }
+}
+
 /// Another process is faster: the object is there by now, and is not overwritten.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_appears_meanwhile_is_used() {

@@ -278,6 +278,8 @@ impl Classified for Error {
                 after,
                 ..
             } => Class::Transient { after: *after },
+            // What arrived has another checksum than what was sent.
+            Self::Status { status: 400, said, .. } if said.contains("CRC32C") => Class::TRANSIENT,
             Self::Status { status, after, .. } => Class::of_status(*status, *after),
             Self::Operation { code, .. } if PASSING_CODES.contains(&code.as_str()) => Class::TRANSIENT,
             Self::Operation { .. } if self.is_conflict() => Class::TRANSIENT,
@@ -332,6 +334,8 @@ mod tests {
         assert_eq!(status(401, "authError"), Class::Everything);
         assert_eq!(status(400, "invalid"), Class::Deliverable);
         assert_eq!(status(412, "conditionNotMet"), Class::TRANSIENT);
+        let damaged = Error::status("put x", 400, "invalid", "Provided CRC32C \"x\" doesn't match", None);
+        assert_eq!(damaged.class(), Class::TRANSIENT);
         assert_eq!(status(503, "backendError"), Class::TRANSIENT);
         let operation = |code, status| Error::of_operation("make x", code, "", status).class();
         assert_eq!(operation("INTERNAL_ERROR", 0), Class::TRANSIENT);

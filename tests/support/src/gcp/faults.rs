@@ -25,6 +25,8 @@ pub enum Fault {
     Freeze,
     /// Only half of the bytes of an upload arrive, and the connection breaks.
     Half,
+    /// A byte of an upload changes on the way.
+    Flip,
     /// The operation begins well and fails.
     Fails {
         /// The machine's word for it.

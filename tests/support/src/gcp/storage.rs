@@ -130,10 +130,16 @@ pub(super) async fn front(State(shared): State<Arc<Shared>>, request: Request) -
         _ => {
             let (headers, body) = match fault {
                 Some(Fault::Half) => half(parts.headers, body),
+                Some(Fault::Flip) => (parts.headers, flipped(&body)),
                 _ => (parts.headers, body),
             };
             let url = format!("{}{}", shared.emulator, parts.uri);
-            forward(&shared, parts.method, &url, headers, body).await
+            let said = headers
+                .get("x-goog-hash")
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned);
+            let response = forward(&shared, parts.method, &url, headers, body).await;
+            shared.compare(response, said.as_deref()).await
         }
     };
     shared.end(name, &fault, response).await
@@ -177,6 +183,14 @@ fn odd_piece(headers: &HeaderMap, size: usize) -> bool {
     range.is_some_and(|range| range.ends_with("/*")) && !size.is_multiple_of(QUANTUM)
 }
 
+fn flipped(body: &Bytes) -> Bytes {
+    let mut changed = body.to_vec();
+    if let Some(last) = changed.last_mut() {
+        *last ^= 1;
+    }
+    changed.into()
+}
+
 /// The first half of a piece, as an unfinished one.
 fn half(mut headers: HeaderMap, body: Bytes) -> (HeaderMap, Bytes) {
     let size = (body.len() / 2).next_multiple_of(QUANTUM).min(body.len());
@@ -215,6 +229,28 @@ impl Shared {
         if let Some(id) = id {
             super::lock(&self.sessions).insert(id, object.to_owned());
         }
+    }
+
+    /// Refuses the object that an upload has made of other bytes than were said to come.
+    async fn compare(&self, response: Response, said: Option<&str>) -> Response {
+        let said = said.and_then(|said| said.strip_prefix("crc32c="));
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, BODY).await.unwrap_or_default();
+        let object: Value = serde_json::from_slice(&body).unwrap_or_default();
+        if let (Some(said), Some(found), Some(name)) = (said, object["crc32c"].as_str(), object["name"].as_str())
+            && said != found
+        {
+            let url = format!("{}/storage/v1/b/{}/o/{name}", self.emulator, super::BUCKET);
+            let gone = self
+                .http
+                .delete(url)
+                .send()
+                .await
+                .and_then(reqwest::Response::error_for_status);
+            let message = format!("Provided CRC32C \"{said}\" doesn't match calculated CRC32C \"{found}\": {gone:?}");
+            return super::answers::error(400, "invalid", &message, None);
+        }
+        Response::from_parts(parts, Body::from(body))
     }
 
     /// Whether the object of an upload has been made by another one.
