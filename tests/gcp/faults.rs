@@ -200,7 +200,7 @@ async fn a_list_that_cannot_be_read_spoils_nothing_but_the_policy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes four minutes: a service that says nothing is waited for that long"]
+#[ignore = "takes three minutes: a service that says nothing is waited for that long"]
 async fn no_call_hangs() {
     let world = World::new().await;
     let deliverable = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;

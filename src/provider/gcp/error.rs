@@ -253,9 +253,14 @@ impl Error {
         }
     }
 
+    /// Whether what arrived has another checksum than what was sent.
+    fn is_damage(&self) -> bool {
+        matches!(self, Self::Status { status: 400, said, .. } if said.contains("CRC32C"))
+    }
+
     /// The class for one call: what only another look at the whole can mend is not asked for again as it is.
     pub(super) fn class_of_call(&self) -> Class {
-        if self.is_absent() || self.is_conflict() {
+        if self.is_absent() || self.is_conflict() || self.is_damage() {
             Class::Deliverable
         } else {
             self.class()
@@ -278,8 +283,7 @@ impl Classified for Error {
                 after,
                 ..
             } => Class::Transient { after: *after },
-            // What arrived has another checksum than what was sent.
-            Self::Status { status: 400, said, .. } if said.contains("CRC32C") => Class::TRANSIENT,
+            Self::Status { .. } if self.is_damage() => Class::TRANSIENT,
             Self::Status { status, after, .. } => Class::of_status(*status, *after),
             Self::Operation { code, .. } if PASSING_CODES.contains(&code.as_str()) => Class::TRANSIENT,
             Self::Operation { .. } if self.is_conflict() => Class::TRANSIENT,
