@@ -23,8 +23,8 @@ use crate::retry::Policy;
 use crate::source::{Chunks, Content, Form, Source};
 
 /// Size of a piece. Pieces are [multiples of 256 KiB](https://cloud.google.com/storage/docs/performing-resumable-uploads#chunked-upload)
-/// and held in memory until the service has them; smaller ones wait for more answers. It has to pass within
-/// [`crate::http::CALL`], so an upload needs 140 kB/s.
+/// and held in memory until the service has them, one while the next is read; smaller ones wait for more answers. Each
+/// has to pass within [`crate::http::CALL`], so an upload needs 140 kB/s.
 const PIECE: usize = 8 << 20;
 /// Says what the object is made of.
 const SHA256: &str = "image-sha256";
