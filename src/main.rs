@@ -6,6 +6,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
@@ -22,11 +23,12 @@ use cloud_image_uploader::monitoring::{self, Health};
 use cloud_image_uploader::notify::Notifier;
 use cloud_image_uploader::pipeline::{self, Options, Pipeline};
 use cloud_image_uploader::plan::{self, Plan};
+use cloud_image_uploader::provider::{self, Fate, Provider, Verdict};
 use cloud_image_uploader::select::Only;
 use cloud_image_uploader::source::Sources;
 use cloud_image_uploader::telemetry::progress::Board;
 use cloud_image_uploader::work::Work;
-use cloud_image_uploader::{compose, http, provider, telemetry};
+use cloud_image_uploader::{compose, http, telemetry};
 use reqwest::Client;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -80,6 +82,7 @@ async fn run(arguments: Arguments) -> Result<u8, Stop> {
         Command::Consume => consume(config, board).await,
         Command::Reconsume(arguments) => reconsume(config, arguments, board).await,
         Command::Plan(arguments) => plan(&config, &arguments.subject, arguments.format).await,
+        Command::CleanUp { dry_run } => clean_up(&config, dry_run).await,
         Command::Check { offline } => check(config, offline).await,
     };
     let code = outcome.unwrap_or_else(|Stop { code, error }| {
@@ -117,6 +120,9 @@ async fn consume(config: Config, board: Board) -> Result<u8, Stop> {
         }
     }
     tokio::spawn(async move { board.report().await });
+    if let Some(interval) = pipeline.provider.upkeep_interval() {
+        tokio::spawn(upkeep(pipeline.provider.clone(), interval));
+    }
     let mut work = Work::new(pipeline, health.clone());
     match consumer::consume(&broker, &mut work, &health, config.service.shutdown_grace, stop).await {
         End::Stopped => Ok(0),
@@ -124,6 +130,18 @@ async fn consume(config: Config, board: Board) -> Result<u8, Stop> {
             code,
             error: anyhow!(error).context("failed to consume"),
         }),
+    }
+}
+
+/// Runs the provider's policy now and then, also when no image comes.
+async fn upkeep(provider: Arc<dyn Provider>, interval: Duration) {
+    let mut ticks = tokio::time::interval(interval);
+    loop {
+        ticks.tick().await;
+        match provider.clean_up(false).await {
+            Ok(retired) => retired.warn(),
+            Err(failure) => tracing::warn!("nothing was retired: failed to {failure}"),
+        }
     }
 }
 
@@ -192,6 +210,35 @@ async fn plan(config: &Config, subject: &Subject, format: PlanFormat) -> Result<
     Ok(0)
 }
 
+async fn clean_up(config: &Config, dry_run: bool) -> Result<u8, Stop> {
+    let environment = Environment::of_process();
+    no_problems(config.check_provider(&environment))?;
+    let provider = provider(config, &environment)?;
+    let retired = tokio::select! {
+        retired = provider.clean_up(dry_run) => retired.map_err(failed)?,
+        () = stop_signal()? => return Ok(0),
+    };
+    if retired.verdicts.is_empty() {
+        print("Nothing to retire\n");
+    }
+    let mut good = true;
+    for Verdict { name, fate, reason } in &retired.verdicts {
+        let line = match fate {
+            Fate::Stays => format!("stays: {name}: {reason}\n"),
+            Fate::Goes if dry_run => format!("would go: {name}: {reason}\n"),
+            Fate::Goes => format!("gone: {name}: {reason}\n"),
+            Fate::GoesLater => format!("goes with the next run: {name}: {reason}\n"),
+            Fate::Failed(failure) => {
+                good = false;
+                tracing::error!("failed to retire {name}: {failure}");
+                format!("failed: {name}: {failure}\n")
+            }
+        };
+        print(&line);
+    }
+    Ok(if good { 0 } else { FAILED })
+}
+
 async fn check(config: Config, offline: bool) -> Result<u8, Stop> {
     let environment = Environment::of_process();
     let broker_is_used = !matches!(config.provider, cloud_image_uploader::config::Provider::Local(_))
@@ -244,8 +291,7 @@ fn assemble(config: &Config, environment: &Environment, broker: Arc<Broker>, boa
     Ok(Pipeline {
         releases: releases(&http, config),
         section: config.provider.clone(),
-        provider: provider::build(&config.provider, environment)
-            .map_err(|failure| Stop::usage(anyhow!("failed to {failure}")))?,
+        provider: provider(config, environment)?,
         sources: Sources::new(
             http.clone(),
             board,
@@ -259,6 +305,10 @@ fn assemble(config: &Config, environment: &Environment, broker: Arc<Broker>, boa
         conf: config.path.clone(),
         http,
     })
+}
+
+fn provider(config: &Config, environment: &Environment) -> Result<Arc<dyn Provider>, Stop> {
+    provider::build(&config.provider, environment).map_err(|failure| Stop::usage(anyhow!("failed to {failure}")))
 }
 
 fn releases(http: &Client, config: &Config) -> Releases {

@@ -8,11 +8,14 @@
 pub mod aws;
 #[cfg(feature = "container")]
 pub mod container;
+#[cfg(feature = "gcp")]
+pub mod gcp;
 #[cfg(feature = "local")]
 pub mod local;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::civil::Date;
@@ -45,6 +48,23 @@ pub trait Provider: Send + Sync {
     ///
     /// What concerns all locations alike.
     async fn release(&self, deliverable: &Deliverable, staged: Staged, task: &Task) -> Result<Publication, Failure>;
+
+    /// Applies the provider's retention policy to everything it published; with `dry_run` only tells what it would do.
+    ///
+    /// A provider without such a policy has nothing to retire.
+    ///
+    /// # Errors
+    ///
+    /// A list that could not be read in full. Nothing was removed then.
+    async fn clean_up(&self, dry_run: bool) -> Result<Retired, Failure> {
+        let _ = dry_run;
+        Ok(Retired::default())
+    }
+
+    /// How often the retention policy is to be run while nothing is published; never when `None`.
+    fn upkeep_interval(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// The provider of a configuration.
@@ -60,6 +80,8 @@ pub fn build(section: &config::Provider, environment: &Environment) -> Result<Ar
         config::Provider::Aws(section) => Ok(Arc::new(aws::AwsProvider::new(section, environment))),
         #[cfg(feature = "container")]
         config::Provider::Container(section) => Ok(Arc::new(container::ContainerProvider::new(section, environment)?)),
+        #[cfg(feature = "gcp")]
+        config::Provider::Gcp(section) => Ok(Arc::new(gcp::GcpProvider::new(section, environment)?)),
         #[cfg(feature = "local")]
         config::Provider::Local(section) => Ok(Arc::new(local::LocalProvider::new(section))),
         other => Err(Absent(other.name()).into()),
@@ -162,6 +184,48 @@ pub struct Failed {
     pub location: String,
     /// Why.
     pub failure: Failure,
+}
+
+/// What a retention policy decided, and what became of it.
+#[derive(Debug, Default)]
+pub struct Retired {
+    /// One for each published thing that was looked at.
+    pub verdicts: Vec<Verdict>,
+}
+
+impl Retired {
+    /// Writes what failed to the log. The next run tries it again.
+    pub fn warn(&self) {
+        for Verdict { name, fate, reason } in &self.verdicts {
+            if let Fate::Failed(failure) = fate {
+                tracing::warn!(name, reason, "{name} is left as it is: failed to {failure}");
+            }
+        }
+    }
+}
+
+/// What a retention policy decided about one published thing.
+#[derive(Debug)]
+pub struct Verdict {
+    /// What people call it: `Fedora-Cloud-43-x64/43.20250901.2`.
+    pub name: String,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// Why, in a few words: `past its end of life on 2025-12-09`.
+    pub reason: String,
+}
+
+/// What becomes of a published thing.
+#[derive(Debug)]
+pub enum Fate {
+    /// It stays.
+    Stays,
+    /// It was removed; in a dry run, it would have been.
+    Goes,
+    /// It is to be removed by the next run: this one has removed as much as one may.
+    GoesLater,
+    /// It should be gone, and could not be removed.
+    Failed(Failure),
 }
 
 /// One line of `check`.

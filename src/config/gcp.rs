@@ -11,7 +11,7 @@ use super::problem::Problem;
 use super::reader::{Table, Value};
 
 /// Names the file that says who the program is to Google.
-const CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
+pub const CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -9,6 +9,7 @@ pub mod aws;
 pub mod certs;
 pub mod fedora_messaging;
 pub mod files;
+pub mod gcp;
 pub mod http_server;
 pub mod mail;
 pub mod moto;

@@ -1,0 +1,113 @@
+//! What is there already: adopted, completed, refused, or replaced.
+
+use cloud_image_uploader::error::Class;
+use cloud_image_uploader::provider::Origin;
+use serde_json::{Value, json};
+
+use crate::world::*;
+
+/// What `change` leaves of an image that was published.
+async fn after(change: impl FnOnce(&mut Value)) -> (World, Result<Origin, String>) {
+    let world = World::new().await;
+    let deliverable = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;
+    publish(&world.provider(), &deliverable).await.unwrap();
+    let mut change = Some(change);
+    world.cloud.change_images(|image| (change.take().unwrap())(image));
+    let outcome = publish(&world.provider(), &deliverable).await;
+    let outcome = outcome
+        .map(|publication| publication.places[0].origin)
+        .map_err(|failure| {
+            assert_eq!(failure.class(), Class::Deliverable, "{failure}");
+            failure.to_string()
+        });
+    (world, outcome)
+}
+
+fn remove(image: &mut Value, fields: &[&str]) {
+    for field in fields {
+        image.as_object_mut().unwrap().remove(*field);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_began_is_completed() {
+    for fields in [&["family"][..], &["family", "deprecated"]] {
+        let (world, outcome) = after(|image| remove(image, fields)).await;
+        assert_eq!(outcome, Ok(Origin::Created), "without {fields:?}");
+        let image = &world.cloud.images()[IMAGE];
+        assert_eq!(
+            (&image["family"], &image["deprecated"]["state"]),
+            (&json!(FAMILY), &json!("DEPRECATED"))
+        );
+        assert_eq!(world.cloud.count("images.insert"), 1);
+        world.assert_only(&[IMAGE]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_failed_is_replaced() {
+    let (world, outcome) = after(|image| image["status"] = json!("FAILED")).await;
+    assert_eq!(outcome, Ok(Origin::Created));
+    assert_eq!(
+        (world.cloud.count("images.delete"), world.cloud.count("images.insert")),
+        (1, 2)
+    );
+    world.assert_only(&[IMAGE]).await;
+}
+
+/// The head that an operator or the policy made of it stays the head.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_image_is_not_deprecated_again() {
+    let (world, outcome) = after(|image| remove(image, &["deprecated"])).await;
+    assert_eq!(outcome, Ok(Origin::Found));
+    assert_eq!(world.cloud.head(FAMILY).as_deref(), Some(IMAGE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_former_service_s_image_is_adopted_by_name_and_left_as_it_is() {
+    let (world, outcome) = after(|image| remove(image, &["labels", "deprecated", "family"])).await;
+    assert_eq!(outcome, Ok(Origin::Found));
+    let image = &world.cloud.images()[IMAGE];
+    assert_eq!((&image["family"], &image["deprecated"]), (&Value::Null, &Value::Null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_taken_by_other_content_or_by_others_is_an_error() {
+    let world = World::new().await;
+    let first = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;
+    publish(&world.provider(), &first).await.unwrap();
+    let second = world.deliverable(COMPOSE, row(tarball(2, 1000))).await;
+    let writes = world.cloud.writes().len();
+    let failure = publish(&world.provider(), &second).await.unwrap_err();
+    assert_eq!(failure.class(), Class::Deliverable);
+    let text = failure.to_string();
+    assert!(
+        text.contains(&first.images[0].sha256) && text.contains(&second.images[0].sha256),
+        "{text}"
+    );
+    assert_eq!(world.cloud.writes().len(), writes);
+
+    let (world, outcome) = after(|image| image["labels"]["owner"] = json!("coreos")).await;
+    assert!(outcome.unwrap_err().contains("belongs to coreos"));
+    assert_eq!(world.cloud.count("images.insert"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_right_is_reused_and_another_replaced() {
+    let bytes = tarball(1, 1000);
+    for (metadata_is_right, uploads) in [(true, 0), (false, 1)] {
+        let world = World::new().await;
+        let deliverable = world.deliverable(COMPOSE, row(bytes.clone())).await;
+        let sha256 = deliverable.images[0].sha256.clone();
+        let metadata = [(
+            "image-sha256",
+            if metadata_is_right { sha256.as_str() } else { "other" },
+        )];
+        let object = format!("{IMAGE}-{sha256}.tar.gz");
+        world.cloud.put_object(&object, bytes.clone(), &metadata).await.unwrap();
+        publish(&world.provider(), &deliverable).await.unwrap();
+        assert_eq!(world.cloud.count("objects.upload"), uploads);
+        assert_eq!(world.cloud.content(IMAGE), Some(sha256));
+        world.assert_only(&[IMAGE]).await;
+    }
+}

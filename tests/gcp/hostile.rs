@@ -1,0 +1,64 @@
+//! Tarballs that Compute Engine would refuse, and images that are not what their metadata says: a clear error, and nothing
+//! registered.
+
+use cloud_image_uploader::error::Class;
+use cloud_image_uploader_test_support::archive::Row;
+
+use crate::world::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_fault_is_named_and_nothing_is_left() {
+    let good = |name, kind, size| archive(&header(name, kind, size, 1000), 1, 1000);
+    let whole = good("disk.raw", b'S', 1 << 30);
+    let two = [&whole[..whole.len() - 1024], &whole[..]].concat();
+    let pax = {
+        let mut header = header("disk.raw", b'x', 0, 1000);
+        header[257..265].copy_from_slice(b"ustar\x0000");
+        archive(&seal(header), 1, 1000)
+    };
+    let gnu_pax = archive(&header("disk.raw", b'x', 0, 1000), 1, 1000);
+    let large = tarball(1, 20 << 20);
+    let table: Vec<(Row, &str)> = vec![
+        (row(compress(&gnu_pax)), "it has a PAX header"),
+        (row(compress(&pax)), "it is not in GNU format"),
+        (row(compress(&two)), "there is more in it than disk.raw"),
+        (
+            row(compress(&good("sda.raw", b'S', 1 << 30))),
+            "its member is named \"sda.raw\"",
+        ),
+        (
+            row(compress(&good("disk.raw", b'S', (1 << 30) + 512))),
+            "not a whole number of GiB",
+        ),
+        (
+            row(compress(&whole[..whole.len() - 1024])),
+            "without the mark of its end",
+        ),
+        (
+            row(large[..large.len() / 2].to_vec()),
+            "as a tarball for Compute Engine",
+        ),
+        (
+            row(large[..large.len() - 4].to_vec()),
+            "as a tarball for Compute Engine",
+        ),
+        (row(b"no archive at all".to_vec()), "as a tarball for Compute Engine"),
+        (row(large.clone()).wrong_checksum(), "its SHA-256 is"),
+        (
+            row(large.clone()).wrong_size(large.len() as u64 + 1),
+            "according to the metadata",
+        ),
+        (row(large.clone()).wrong_size(1000), "according to the metadata"),
+    ];
+    let world = World::new().await;
+    for (row, expected) in table {
+        let deliverable = world.deliverable(COMPOSE, row).await;
+        let failure = publish(&world.provider(), &deliverable).await.unwrap_err();
+        let text = failure.to_string();
+        assert!(text.contains(expected), "{expected}: {text}");
+        assert_eq!(failure.class(), Class::Deliverable, "{text}");
+        assert_eq!(world.cloud.count("images.insert"), 0, "{expected}");
+        world.assert_only(&[]).await;
+    }
+    assert!(world.cloud.count("objects.cancel") > 0, "what was sent is forgotten");
+}

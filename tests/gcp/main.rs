@@ -1,0 +1,12 @@
+//! The Google Cloud provider on a cloud of the tests' own.
+
+#![cfg(feature = "gcp")]
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+mod adopt;
+mod faults;
+mod hostile;
+mod kills;
+mod policies;
+mod publish;
+mod world;

@@ -1,0 +1,208 @@
+//! A cloud, a provider, composes on disk, and what the tests ask of them.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cloud_image_uploader::compose::release::{Release, Stage};
+use cloud_image_uploader::compose::{Compose, ComposeId};
+use cloud_image_uploader::config::{self, Config, Environment};
+use cloud_image_uploader::error::Failure;
+use cloud_image_uploader::http;
+use cloud_image_uploader::location::Location;
+use cloud_image_uploader::provider::gcp::GcpProvider;
+use cloud_image_uploader::provider::{Provider, Publication, Task};
+use cloud_image_uploader::select::{Deliverable, select};
+use cloud_image_uploader::source::Sources;
+use cloud_image_uploader::telemetry::progress::Board;
+use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row};
+use cloud_image_uploader_test_support::gcp::{BUCKET, Cloud, Emulator, PROJECT};
+use cloud_image_uploader_test_support::program::Program;
+
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_cloud-image-uploader");
+/// The compose of most tests, and what its image and family are called.
+pub const COMPOSE: &str = "Fedora-Cloud-43-20251023.0";
+pub const IMAGE: &str = "fedora-cloud-43-20251023-0-x86-64";
+pub const FAMILY: &str = "fedora-cloud-43-x86-64";
+/// For a program that works; a test that fails takes no longer.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// A cloud and a provider for it.
+pub struct World {
+    pub cloud: Cloud,
+    pub credentials: PathBuf,
+    pub folder: tempfile::TempDir,
+}
+
+impl World {
+    pub async fn new() -> Self {
+        Self::with(Emulator::FakeGcsServer).await
+    }
+
+    pub async fn with(emulator: Emulator) -> Self {
+        let cloud = Cloud::with(emulator).await.unwrap();
+        Self {
+            credentials: cloud.service_account().unwrap(),
+            folder: tempfile::tempdir().unwrap(),
+            cloud,
+        }
+    }
+
+    /// The configuration file, with more keys of the section.
+    pub fn config(&self, more: &str) -> String {
+        let data = fixtures().join("release-data").display().to_string();
+        let (compute, storage) = (self.cloud.compute_url(), self.cloud.storage_url());
+        format!(
+            "[consumer_config]\nrelease_metadata_url = \"{data}/release.json\"\nbodhi_url = \"{data}\"\n\n\
+             [consumer_config.gcp]\nproject = \"{PROJECT}\"\nbucket_name = \"{BUCKET}\"\nstorage_locations = [\"us\"]\n\
+             publish_amqp_messages = false\ncompute_endpoint = \"{compute}\"\nstorage_endpoint = \"{storage}\"\n{more}"
+        )
+    }
+
+    pub fn section(&self, more: &str) -> config::Provider {
+        let config = Config::parse(&self.config(more), Path::new("test.toml"));
+        config.unwrap_or_else(|problems| panic!("{problems}")).provider
+    }
+
+    /// A new provider, as after a restart.
+    pub fn provider_with(&self, more: &str) -> GcpProvider {
+        let config::Provider::Gcp(section) = self.section(more) else {
+            panic!("another provider")
+        };
+        let credentials = self.credentials.display().to_string();
+        let environment: Environment = [("GOOGLE_APPLICATION_CREDENTIALS", credentials)].into_iter().collect();
+        GcpProvider::new(&section, &environment).unwrap()
+    }
+
+    pub fn provider(&self) -> GcpProvider {
+        self.provider_with("")
+    }
+
+    /// The program with this configuration.
+    pub fn program(&self) -> Program {
+        let program = Program::new(PROGRAM).unwrap().config(&self.config("")).unwrap();
+        program.env("GOOGLE_APPLICATION_CREDENTIALS", &self.credentials)
+    }
+
+    /// The program that publishes the sample compose.
+    pub fn reconsume(&self) -> Program {
+        let message = fixtures().join("sample/message.json");
+        self.program().arg("reconsume").arg("--file").arg(message)
+    }
+
+    /// Writes a compose with one image, and selects its deliverable.
+    pub async fn deliverable(&self, id: &str, row: Row) -> Deliverable {
+        let folder = self.folder.path().join(id);
+        let compose = ComposeBuilder::new(id, None).without_composeinfo().image(row);
+        compose.write(&folder).unwrap();
+        let mut deliverables = self.select(&folder, id, None, release()).await;
+        assert_eq!(deliverables.len(), 1);
+        deliverables.remove(0)
+    }
+
+    pub async fn select(&self, folder: &Path, id: &str, label: Option<&str>, release: Release) -> Vec<Deliverable> {
+        let id = ComposeId::parse(id).unwrap();
+        let http = http::client().unwrap();
+        let location = Location::Folder(folder.to_owned());
+        let compose = Compose::fetch(&http, &location, &id, label).await.unwrap();
+        select(&self.section(""), &compose, &release, None).deliverables
+    }
+
+    /// Nothing is left that anybody would pay for but these images.
+    pub async fn assert_only(&self, images: &[&str]) {
+        let left = self.cloud.images();
+        assert_eq!(left.keys().map(String::as_str).collect::<Vec<_>>(), images);
+        for (name, image) in left {
+            assert_eq!(image["status"], "READY", "{name}");
+        }
+        assert_eq!(self.cloud.objects().await.unwrap(), Vec::<String>::new());
+    }
+}
+
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// What a release needs not be asked for.
+pub fn release() -> Release {
+    Release {
+        name: "43".to_owned(),
+        number: 43,
+        stage: Stage::Nightly,
+        newest_stable: true,
+        end_of_life: Some("2126-12-09".parse().unwrap()),
+    }
+}
+
+/// Everything may be changed.
+pub fn task() -> Task {
+    Task {
+        sources: Sources::new(http::client().unwrap(), Board::log(), 4, 256 << 20, 2),
+        locations: None,
+        allow_older: false,
+    }
+}
+
+/// Stage and release.
+pub async fn publish(provider: &GcpProvider, deliverable: &Deliverable) -> Result<Publication, Failure> {
+    let staged = provider.stage(deliverable, &task()).await?;
+    provider.release(deliverable, staged, &task()).await
+}
+
+/// A row for Compute Engine.
+pub fn row(bytes: Vec<u8>) -> Row {
+    let name = "Fedora-Cloud-Base-GCE-43-20251023.0.x86_64.tar.gz";
+    Row::new("tar-gz", "tar.gz", "Cloud_Base", "x86_64", name, bytes)
+}
+
+/// What a builder makes: a sparse disk of a GiB that begins with this many bytes, which do not compress.
+pub fn tarball(seed: u8, bytes: usize) -> Vec<u8> {
+    compress(&archive(&header("disk.raw", b'S', 1 << 30, bytes), seed, bytes))
+}
+
+pub fn compress(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
+}
+
+/// A header in GNU format: of a sparse file (`S`) whose data is at its beginning, or of a whole one.
+pub fn header(name: &str, kind: u8, size: usize, stored: usize) -> [u8; 512] {
+    let mut header = [0; 512];
+    header[..name.len()].copy_from_slice(name.as_bytes());
+    let mut octal = |at: usize, width: usize, number: usize| {
+        let text = format!("{number:0width$o}\0", width = width - 1);
+        header[at..at + width].copy_from_slice(text.as_bytes());
+    };
+    octal(124, 12, stored);
+    if kind == b'S' {
+        octal(386, 12, 0);
+        octal(398, 12, stored);
+        octal(483, 12, size);
+    }
+    header[156] = kind;
+    header[257..265].copy_from_slice(b"ustar  \0");
+    seal(header)
+}
+
+/// Puts the checksum in.
+pub fn seal(mut header: [u8; 512]) -> [u8; 512] {
+    header[148..156].fill(b' ');
+    let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
+}
+
+/// A member with its data, and the end of the archive.
+pub fn archive(header: &[u8; 512], seed: u8, bytes: usize) -> Vec<u8> {
+    let mut archive = header.to_vec();
+    let mut state = u64::from(seed) + 1;
+    archive.extend((0..bytes).map(|_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    }));
+    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
+    archive
+}
