@@ -40,6 +40,16 @@ pub enum Command {
     Reconsume(Reconsume),
     /// Show what would be published, changing nothing. Needs no broker, no credentials, and no cloud.
     Plan(Plan),
+    /// Run the provider's retention policy now: remove what it retires, and say of everything what becomes of it and why.
+    ///
+    /// Azure and Google Cloud have such a policy; it also runs after each new image. Exit codes: 0 done; 1 something
+    /// could not be removed, or a list could not be read in full, and then nothing was removed; 2 bad option or
+    /// configuration.
+    CleanUp {
+        /// Remove nothing, only say what would be.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Check the configuration, the broker, and the provider's credentials and targets; one line per finding.
     Check {
         /// Look at the configuration file and the environment only.

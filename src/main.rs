@@ -22,11 +22,12 @@ use cloud_image_uploader::monitoring::{self, Health};
 use cloud_image_uploader::notify::Notifier;
 use cloud_image_uploader::pipeline::{self, Options, Pipeline};
 use cloud_image_uploader::plan::{self, Plan};
+use cloud_image_uploader::provider::{self, Fate, Provider, Verdict};
 use cloud_image_uploader::select::Only;
 use cloud_image_uploader::source::Sources;
 use cloud_image_uploader::telemetry::progress::Board;
 use cloud_image_uploader::work::Work;
-use cloud_image_uploader::{compose, http, provider, telemetry};
+use cloud_image_uploader::{compose, http, telemetry};
 use reqwest::Client;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -80,6 +81,7 @@ async fn run(arguments: Arguments) -> Result<u8, Stop> {
         Command::Consume => consume(config, board).await,
         Command::Reconsume(arguments) => reconsume(config, arguments, board).await,
         Command::Plan(arguments) => plan(&config, &arguments.subject, arguments.format).await,
+        Command::CleanUp { dry_run } => clean_up(&config, dry_run).await,
         Command::Check { offline } => check(config, offline).await,
     };
     let code = outcome.unwrap_or_else(|Stop { code, error }| {
@@ -192,6 +194,35 @@ async fn plan(config: &Config, subject: &Subject, format: PlanFormat) -> Result<
     Ok(0)
 }
 
+async fn clean_up(config: &Config, dry_run: bool) -> Result<u8, Stop> {
+    let environment = Environment::of_process();
+    no_problems(config.check_provider(&environment))?;
+    let provider = provider(config, &environment)?;
+    let retired = tokio::select! {
+        retired = provider.clean_up(dry_run) => retired.map_err(failed)?,
+        () = stop_signal()? => return Ok(0),
+    };
+    if retired.verdicts.is_empty() {
+        print("Nothing to retire\n");
+    }
+    let mut good = true;
+    for Verdict { name, fate, reason } in &retired.verdicts {
+        let line = match fate {
+            Fate::Stays => format!("stays: {name}: {reason}\n"),
+            Fate::Goes if dry_run => format!("would go: {name}: {reason}\n"),
+            Fate::Goes => format!("gone: {name}: {reason}\n"),
+            Fate::GoesLater => format!("goes with the next run: {name}: {reason}\n"),
+            Fate::Failed(failure) => {
+                good = false;
+                tracing::error!("failed to retire {name}: {failure}");
+                format!("failed: {name}: {failure}\n")
+            }
+        };
+        print(&line);
+    }
+    Ok(if good { 0 } else { FAILED })
+}
+
 async fn check(config: Config, offline: bool) -> Result<u8, Stop> {
     let environment = Environment::of_process();
     let broker_is_used = !matches!(config.provider, cloud_image_uploader::config::Provider::Local(_))
@@ -244,8 +275,7 @@ fn assemble(config: &Config, environment: &Environment, broker: Arc<Broker>, boa
     Ok(Pipeline {
         releases: releases(&http, config),
         section: config.provider.clone(),
-        provider: provider::build(&config.provider, environment)
-            .map_err(|failure| Stop::usage(anyhow!("failed to {failure}")))?,
+        provider: provider(config, environment)?,
         sources: Sources::new(
             http.clone(),
             board,
@@ -259,6 +289,10 @@ fn assemble(config: &Config, environment: &Environment, broker: Arc<Broker>, boa
         conf: config.path.clone(),
         http,
     })
+}
+
+fn provider(config: &Config, environment: &Environment) -> Result<Arc<dyn Provider>, Stop> {
+    provider::build(&config.provider, environment).map_err(|failure| Stop::usage(anyhow!("failed to {failure}")))
 }
 
 fn releases(http: &Client, config: &Config) -> Releases {

@@ -43,6 +43,18 @@ pub trait Provider: Send + Sync {
     ///
     /// What concerns all locations alike.
     async fn release(&self, deliverable: &Deliverable, staged: Staged, task: &Task) -> Result<Publication, Failure>;
+
+    /// Applies the provider's retention policy to everything it published; with `dry_run` only tells what it would do.
+    ///
+    /// A provider without such a policy has nothing to retire.
+    ///
+    /// # Errors
+    ///
+    /// A list that could not be read in full. Nothing was removed then.
+    async fn clean_up(&self, dry_run: bool) -> Result<Retired, Failure> {
+        let _ = dry_run;
+        Ok(Retired::default())
+    }
 }
 
 /// The provider of a configuration.
@@ -158,6 +170,37 @@ pub struct Failed {
     pub location: String,
     /// Why.
     pub failure: Failure,
+}
+
+/// What a retention policy decided, and what became of it.
+#[derive(Debug, Default)]
+pub struct Retired {
+    /// One for each published thing that was looked at.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// What a retention policy decided about one published thing.
+#[derive(Debug)]
+pub struct Verdict {
+    /// What people call it: `Fedora-Cloud-43-x64/43.20250901.2`.
+    pub name: String,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// Why, in a few words: `past its end of life on 2025-12-09`.
+    pub reason: String,
+}
+
+/// What becomes of a published thing.
+#[derive(Debug)]
+pub enum Fate {
+    /// It stays.
+    Stays,
+    /// It was removed; in a dry run, it would have been.
+    Goes,
+    /// It is to be removed by the next run: this one has removed as much as one may.
+    GoesLater,
+    /// It should be gone, and could not be removed.
+    Failed(Failure),
 }
 
 /// One line of `check`.

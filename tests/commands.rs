@@ -157,6 +157,21 @@ async fn the_variable_names_the_file_and_a_missing_one_is_told() {
 }
 
 #[tokio::test]
+async fn a_provider_without_a_policy_has_nothing_to_retire() {
+    let sample = fixtures().join("sample/local.toml");
+    let conf = sample.to_str().unwrap();
+    for arguments in [&["clean-up"][..], &["clean-up", "--dry-run"]] {
+        let exit = run(&[&["--conf", conf], arguments].concat(), &[]).await;
+        assert_eq!(
+            (exit.code, exit.stdout.as_str()),
+            (Some(0), "Nothing to retire\n"),
+            "{}",
+            exit.stderr
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_message_is_fetched_from_datagrepper() {
     let folder = tempfile::tempdir().unwrap();
     let id = "8b0c7a6e-5d43-4c21-8f10-2e3d4c5b6a79";
