@@ -76,7 +76,7 @@ pub async fn consume(
         drop(current.take());
         let closed = tokio::select! {
             () = &mut stop => Closed::Stopped,
-            subscribed = subscribe(broker, work) => match subscribed {
+            subscribed = remember_during(work, broker.subscribe()) => match subscribed {
                 Ok(Subscription { channel, consumers }) => {
                     tracing::info!("consuming");
                     (waits, refused_since, consumed) = (forever(), None, true);
@@ -123,13 +123,12 @@ pub async fn consume(
             }
         }
         let wait = waits.after(crate::error::Class::TRANSIENT).unwrap_or(LONGEST_WAIT);
-        let pause = pin!(tokio::time::sleep(wait));
         tokio::select! {
             () = &mut stop => {
                 stopped(broker, work, health, grace, epoch).await;
                 return End::Stopped;
             }
-            () = remember_during(work, pause) => {}
+            () = remember_during(work, tokio::time::sleep(wait)) => {}
         }
     }
 }
@@ -164,27 +163,14 @@ fn exit_code(error: &Error, consumed: bool) -> Option<u8> {
     }
 }
 
-/// Subscribing, while outcomes of work that ends meanwhile are kept.
-async fn subscribe(broker: &Broker, work: &mut Work) -> Result<Subscription, Error> {
-    let mut subscribing = pin!(broker.subscribe());
+/// Waits for `other`. Outcomes of work that ends meanwhile, while nothing can be settled, are kept for the messages that
+/// come back.
+async fn remember_during<T>(work: &mut Work, other: impl Future<Output = T>) -> T {
+    let mut other = pin!(other);
     loop {
         tokio::select! {
-            subscribed = &mut subscribing => return subscribed,
-            finished = work.next() => {
-                work.remember(finished.compose, finished.disposition);
-            }
-        }
-    }
-}
-
-/// Outcomes of work that ends while there is no broker are kept for the message that comes back.
-async fn remember_during(work: &mut Work, mut pause: std::pin::Pin<&mut tokio::time::Sleep>) {
-    loop {
-        tokio::select! {
-            () = &mut pause => return,
-            finished = work.next() => {
-                work.remember(finished.compose, finished.disposition);
-            }
+            output = &mut other => return output,
+            finished = work.next() => work.remember(finished.compose, finished.disposition),
         }
     }
 }

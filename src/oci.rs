@@ -25,6 +25,7 @@ use std::task::{Context, Poll, ready};
 use async_trait::async_trait;
 use aws_lc_rs::digest;
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -66,13 +67,7 @@ impl Digest {
 
     /// From a finished computation of SHA-256.
     fn finished(digest: digest::Digest) -> Self {
-        Self::of_hex(
-            &digest
-                .as_ref()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>(),
-        )
+        Self::of_hex(&HEXLOWER.encode(digest.as_ref()))
     }
 
     fn of_hex(hex: &str) -> Self {

@@ -92,7 +92,12 @@ pub struct Pipeline {
 impl Pipeline {
     /// Publishes a compose. Whatever fails is in the report; the other deliverables are done.
     pub async fn run(&self, request: &Request, options: &Options) -> Report {
-        let mut report = Report::new(request, options, &self.conf);
+        let task = Task {
+            sources: self.sources.clone(),
+            locations: options.locations.clone(),
+            allow_older: options.allow_older,
+        };
+        let mut report = Report::new(request, &task, &self.conf);
         let prepared = match self.prepare(request, options.only.as_ref()).await {
             Ok(prepared) => prepared,
             Err(failure) => {
@@ -103,11 +108,6 @@ impl Pipeline {
         for refused in prepared.selection.refused {
             report.broken.push(Broken::compose(&refused.into()));
         }
-        let task = Task {
-            sources: self.sources.clone(),
-            locations: options.locations.clone(),
-            allow_older: options.allow_older,
-        };
         let deliverables = &prepared.selection.deliverables;
         let work = deliverables.iter().map(|deliverable| {
             let span = tracing::info_span!("publish", deliverable = deliverable.name());

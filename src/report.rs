@@ -9,8 +9,7 @@ use uuid::Uuid;
 
 use crate::error::{Class, Disposition, Failure};
 use crate::message::Request;
-use crate::pipeline::Options;
-use crate::provider::{Origin, Place, Superseded};
+use crate::provider::{Origin, Place, Superseded, Task};
 use crate::select::Deliverable;
 
 /// What became of a compose.
@@ -145,9 +144,9 @@ impl Broken {
 impl Report {
     /// Nothing done yet.
     #[must_use]
-    pub fn new(request: &Request, options: &Options, conf: &Path) -> Self {
+    pub fn new(request: &Request, task: &Task, conf: &Path) -> Self {
         let mut arguments = request.origin.arguments();
-        if options.allow_older {
+        if task.allow_older {
             arguments.push("--allow-older".to_owned());
         }
         Self {
@@ -156,7 +155,7 @@ impl Report {
             broken: Vec::new(),
             conf: conf.to_owned(),
             arguments,
-            locations: options.locations.clone().unwrap_or_default(),
+            locations: task.locations.clone().unwrap_or_default(),
         }
     }
 

@@ -7,6 +7,8 @@
 mod assemble;
 mod decompress;
 mod download;
+mod size;
+mod stored;
 mod tarball;
 mod xz;
 
@@ -164,6 +166,27 @@ impl Source {
     /// Those of [`Self::open`].
     pub async fn open_unordered(&self) -> Result<Chunks, Error> {
         self.start(Form::Decompressed, Order::Any).await
+    }
+
+    /// Its length when decompressed, in bytes; for targets that must be told before the first byte.
+    ///
+    /// An .xz file tells at its end, which takes a small Range request or two. Where that does not help, the image is
+    /// read once to count. Nothing is verified by this: what the pieces come to is what counts.
+    ///
+    /// # Errors
+    ///
+    /// An image that cannot be read, or, where it had to be counted, is not what the metadata says.
+    pub async fn decompressed_size(&self) -> Result<u64, Error> {
+        if let Some(size) = size::told(&self.sources.http, &self.image).await? {
+            return Ok(size);
+        }
+        tracing::info!("{} does not tell its size; reading it once to count", self.image.path);
+        let mut chunks = self.open_unordered().await?;
+        let mut size = 0;
+        while let Some(chunk) = chunks.next().await? {
+            size += chunk.content.len() as u64;
+        }
+        Ok(size)
     }
 
     async fn start(&self, form: Form, order: Order) -> Result<Chunks, Error> {

@@ -14,7 +14,7 @@ use cloud_image_uploader_test_support::files::{Fault, Files};
 use cloud_image_uploader_test_support::process::free_port;
 use cloud_image_uploader_test_support::program::{Program, Running};
 use cloud_image_uploader_test_support::proxy::Proxy;
-use cloud_image_uploader_test_support::rabbit::{DAEMON, Options, Rabbit};
+use cloud_image_uploader_test_support::rabbit::{self, DAEMON, Options, Rabbit};
 use cloud_image_uploader_test_support::registry::Registry;
 use cloud_image_uploader_test_support::skopeo::Skopeo;
 use cloud_image_uploader_test_support::token_server::Lifetime;
@@ -81,15 +81,7 @@ topic_prefix = "org.fedoraproject.prod"
 {tls}
 [client_properties]
 app = "end to end"
-[queues."{QUEUE}"]
-durable = true
-auto_delete = false
-exclusive = false
-arguments = {{}}
-[[bindings]]
-queue = "{QUEUE}"
-exchange = "amq.topic"
-routing_keys = ["org.fedoraproject.*.pungi.compose.status.change"]
+{consuming}
 [qos]
 prefetch_count = 25
 [monitoring]
@@ -115,6 +107,7 @@ insecure = true
 "#,
             url = self.rabbit.tls_url(DAEMON),
             tls = self.rabbit.tls_table(DAEMON, self.folder.path()).unwrap(),
+            consuming = rabbit::consuming(QUEUE),
             monitoring = self.monitoring,
             release_data = release_data.display(),
         );

@@ -87,15 +87,7 @@ impl World {
 passive_declares = true
 topic_prefix = "org.fedoraproject.prod"
 {broker}
-[queues.{QUEUE}]
-durable = true
-auto_delete = false
-exclusive = false
-arguments = {{}}
-[[bindings]]
-queue = "{QUEUE}"
-exchange = "amq.topic"
-routing_keys = ["org.fedoraproject.*.pungi.compose.status.change"]
+{consuming}
 [qos]
 prefetch_size = 0
 prefetch_count = 25
@@ -111,6 +103,7 @@ shutdown_grace = "2s"
 directory = "{directory}"
 publish_amqp_messages = true
 "#,
+            consuming = rabbit::consuming(QUEUE),
             monitoring = self.monitoring,
             release_data = release_data.display(),
             directory = self.published().display(),
@@ -127,6 +120,16 @@ publish_amqp_messages = true
     async fn consume(&self) -> Running {
         self.consume_with(&self.config(&Self::broker(self.rabbit.plain_port)))
             .await
+    }
+
+    /// A daemon in the middle of a compose: an image's server says nothing any more.
+    async fn begin(&self) -> Running {
+        let daemon = self.consume().await;
+        self.files
+            .fault(&Self::image_path("x86_64"), Fault::Stall { after: 1000 }, 1);
+        self.announce().await;
+        self.until_read("x86_64").await;
+        daemon
     }
 
     async fn consume_with(&self, config: &str) -> Running {
@@ -248,12 +251,7 @@ async fn a_compose_is_published_announced_and_acknowledged() {
 #[tokio::test]
 async fn what_concerns_nobody_is_acknowledged_while_work_runs() {
     let world = World::new().await;
-    let daemon = world.consume().await;
-    world
-        .files
-        .fault(&World::image_path("x86_64"), Fault::Stall { after: 1000 }, 1);
-    world.announce().await;
-    world.until_read("x86_64").await;
+    let daemon = world.begin().await;
     for number in 0..40 {
         let mut message = world.message();
         message["id"] = json!(uuid::Uuid::new_v4().to_string());
@@ -501,12 +499,7 @@ async fn a_missing_target_holds_the_message_until_it_is_mended() {
 #[tokio::test]
 async fn a_signal_leaves_unfinished_work_to_redelivery() {
     let world = World::new().await;
-    let daemon = world.consume().await;
-    world
-        .files
-        .fault(&World::image_path("x86_64"), Fault::Stall { after: 1000 }, 1);
-    world.announce().await;
-    world.until_read("x86_64").await;
+    let daemon = world.begin().await;
     daemon.terminate().unwrap();
     let exit = daemon.wait(Duration::from_secs(20)).await.unwrap();
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
@@ -550,7 +543,7 @@ async fn what_an_operator_must_mend_ends_the_process_with_its_code() {
         (good.replace("test-password", "wrong"), 14, "log in to the broker"),
         (world.config(&without_certificate), 14, "log in to the broker"),
         (
-            good.replace(&format!("[queues.{QUEUE}]"), "[queues.somebody-elses]")
+            good.replace(&format!("[queues.\"{QUEUE}\"]"), "[queues.somebody-elses]")
                 .replace(&format!("queue = \"{QUEUE}\""), "queue = \"somebody-elses\"")
                 .replace(
                     "routing_keys = [\"org.fedoraproject.*.pungi.compose.status.change\"]",
@@ -602,7 +595,7 @@ async fn a_queue_of_the_servers_naming_is_bound_again_on_each_connection() {
     let config = config
         .replace("passive_declares = true", "passive_declares = false")
         .replace(
-            &format!("[queues.{QUEUE}]\ndurable = true\nauto_delete = false\nexclusive = false"),
+            &format!("[queues.\"{QUEUE}\"]\ndurable = true\nauto_delete = false\nexclusive = false"),
             "[queues.\"\"]\ndurable = false\nauto_delete = true\nexclusive = true",
         )
         .replace(&format!("queue = \"{QUEUE}\""), "queue = \"\"");

@@ -7,17 +7,49 @@ use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 use std::thread;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::stored::Stored;
 use super::xz::{self, Decoders, Fault};
 use super::{CHUNK, Content, DECODED_QUEUE, Decoded, Error, Lane, Order, Piece, Receiver, is_zero};
 
 /// The window of `zstd --ultra -22`, 128 MiB, as a power of two.
 const ZSTD_WINDOW: u32 = 27;
 /// The longest of the magic numbers.
-const MAGIC: usize = xz::MAGIC.len();
+pub(super) const MAGIC: usize = xz::MAGIC.len();
+
+/// How an image is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Xz,
+    Gzip,
+    Zstd,
+    /// Not at all, as far as one can tell.
+    Plain,
+}
+
+impl Format {
+    /// Told by the first bytes.
+    pub fn of(first: &[u8]) -> Self {
+        match first {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            first if first.starts_with(&xz::MAGIC) => Self::Xz,
+            _ => Self::Plain,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Xz => "xz",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+            Self::Plain => "plain data",
+        }
+    }
+}
 
 /// The decoded pieces on their way: lanes one after the other, then the end or what went wrong.
 pub(super) type Lanes = mpsc::Receiver<Result<Piece<Lane>, Error>>;
@@ -30,13 +62,7 @@ pub(super) fn start(
     order: Order,
 ) -> (Lanes, AbortOnDropHandle<()>) {
     let (sender, lanes) = mpsc::channel(xz::LANES);
-    let stored = Stored {
-        path: path.to_owned(),
-        receiver: stored,
-        piece: Bytes::new(),
-        failed: None,
-        ended: false,
-    };
+    let stored = Stored::new(path, stored);
     let task = tokio::spawn(async move {
         let outcome = match run(stored, &decoders, order, &sender).await {
             Ok(()) => Ok(Piece::End),
@@ -55,16 +81,16 @@ async fn run(
     order: Order,
     lanes: &mpsc::Sender<Result<Piece<Lane>, Error>>,
 ) -> Result<(), Stop> {
-    let magic = stored.peek().await.map_err(Stop::Failed)?;
-    let outcome = if *magic == xz::MAGIC {
+    let format = Format::of(&stored.peek(MAGIC).await.map_err(Stop::Failed)?);
+    let outcome = if format == Format::Xz {
         xz::decode(&mut stored, decoders, order, lanes)
             .await
-            .map_err(|fault| fault_of(&stored.path, fault))
+            .map_err(|fault| fault_of(stored.path(), fault))
     } else {
         let (sender, receiver) = mpsc::channel(DECODED_QUEUE);
         let lane = Ok(Piece::Next(Lane::Pieces(receiver)));
         lanes.send(lane).await.map_err(|_| Stop::Abandoned)?;
-        let (back, outcome) = on_thread(stored, magic, sender).await?;
+        let (back, outcome) = on_thread(stored, format, sender).await?;
         stored = back;
         outcome
     };
@@ -84,7 +110,7 @@ fn fault_of(path: &str, fault: Fault) -> Stop {
         Fault::Thread(source) => Stop::Failed(Error::Thread { path, source }),
         Fault::Malformed(source) => Stop::Malformed(Error::Malformed {
             path,
-            format: "xz",
+            format: Format::Xz.name(),
             source,
         }),
         Fault::Abandoned => Stop::Abandoned,
@@ -94,13 +120,13 @@ fn fault_of(path: &str, fault: Fault) -> Stop {
 /// Decodes on a thread of its own.
 async fn on_thread(
     mut stored: Stored,
-    magic: Bytes,
+    format: Format,
     lane: mpsc::Sender<Decoded>,
 ) -> Result<(Stored, Result<(), Stop>), Stop> {
-    let path = stored.path.clone();
+    let path = stored.path().to_owned();
     let (sender, receiver) = oneshot::channel();
     let run = move || {
-        let outcome = decode(magic, &mut stored, &lane);
+        let outcome = decode(format, &mut stored, &lane);
         let _ = sender.send((stored, outcome));
     };
     thread::Builder::new()
@@ -125,29 +151,25 @@ enum Stop {
     Abandoned,
 }
 
-fn decode(magic: Bytes, stored: &mut Stored, lane: &mpsc::Sender<Decoded>) -> Result<(), Stop> {
-    let path = stored.path.clone();
-    let malformed = |format| {
-        let path = path.clone();
-        move |source| {
-            Stop::Malformed(Error::Malformed {
-                path: path.clone(),
-                format,
-                source,
-            })
-        }
+fn decode(format: Format, stored: &mut Stored, lane: &mpsc::Sender<Decoded>) -> Result<(), Stop> {
+    let path = stored.path().to_owned();
+    let malformed = |source| {
+        Stop::Malformed(Error::Malformed {
+            path: path.clone(),
+            format: format.name(),
+            source,
+        })
     };
-    let rest = &mut *stored;
-    match &magic[..] {
-        [0x1f, 0x8b, ..] => copy(flate2::read::MultiGzDecoder::new(rest), lane, malformed("gzip"))?,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let decoder = zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(64 << 10, rest));
+    match format {
+        Format::Gzip => copy(flate2::read::MultiGzDecoder::new(stored), lane, malformed),
+        Format::Zstd => {
+            let decoder = zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(64 << 10, stored));
             let decoder = decoder.and_then(|mut decoder| decoder.window_log_max(ZSTD_WINDOW).map(|()| decoder));
-            copy(decoder.map_err(malformed("zstd"))?, lane, malformed("zstd"))?;
+            copy(decoder.map_err(malformed)?, lane, malformed)
         }
-        _ => copy(rest, lane, malformed("plain data"))?,
+        // Files of the first kind have threads of their own.
+        Format::Xz | Format::Plain => copy(stored, lane, malformed),
     }
-    Ok(())
 }
 
 /// Sends what a decoder yields in full chunks, so that offsets stay multiples of the chunk size.
@@ -183,86 +205,5 @@ fn copy(
         if !full {
             return Ok(());
         }
-    }
-}
-
-/// The stored bytes for a decoder.
-pub(super) struct Stored {
-    path: String,
-    receiver: Receiver<Bytes>,
-    piece: Bytes,
-    failed: Option<Error>,
-    ended: bool,
-}
-
-impl Stored {
-    fn needs(&self) -> bool {
-        self.piece.is_empty() && !self.ended
-    }
-
-    fn take(&mut self, next: Option<Result<Piece<Bytes>, Error>>) -> Result<(), Error> {
-        match next {
-            Some(Ok(Piece::Next(bytes))) => self.piece = bytes,
-            Some(Ok(Piece::End)) => self.ended = true,
-            // What is said once is not said again.
-            Some(Err(error)) => {
-                self.ended = true;
-                return Err(error);
-            }
-            None => return Err(Error::Interrupted(self.path.clone())),
-        }
-        Ok(())
-    }
-
-    /// What is there; empty only at the end. The taker advances it.
-    pub(super) async fn piece(&mut self) -> Result<&mut Bytes, Error> {
-        while self.needs() {
-            let next = self.receiver.recv().await;
-            self.take(next)?;
-        }
-        Ok(&mut self.piece)
-    }
-
-    /// The first bytes, fewer only if there are no more. They stay.
-    async fn peek(&mut self) -> Result<Bytes, Error> {
-        let mut first = BytesMut::new();
-        while first.len() < MAGIC {
-            let piece = self.piece().await?;
-            if piece.is_empty() {
-                break;
-            }
-            first.extend_from_slice(piece);
-            piece.clear();
-        }
-        self.piece = first.freeze();
-        Ok(self.piece.slice(..self.piece.len().min(MAGIC)))
-    }
-
-    /// Reads to the last byte, so that size and checksum are verified whatever the decoder left unread.
-    async fn drain(&mut self) -> Result<(), Error> {
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
-        while !self.ended {
-            self.piece().await?.clear();
-        }
-        Ok(())
-    }
-}
-
-impl Read for Stored {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.needs() {
-            let next = self.receiver.blocking_recv();
-            if let Err(error) = self.take(next) {
-                let text = error.to_string();
-                self.failed = Some(error);
-                return Err(io::Error::other(text));
-            }
-        }
-        let taken = self.piece.len().min(buffer.len());
-        buffer[..taken].copy_from_slice(&self.piece[..taken]);
-        self.piece.advance(taken);
-        Ok(taken)
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::{Bytes, BytesMut};
+use data_encoding::HEXLOWER;
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
 use reqwest::{Client, Response, StatusCode};
 use tokio::io::AsyncReadExt;
@@ -114,7 +115,7 @@ impl Sink<'_> {
         if !self.gathered.is_empty() {
             self.flush().await?;
         }
-        let found = hex(self.hash.finish().as_ref());
+        let found = HEXLOWER.encode(self.hash.finish().as_ref());
         if found == self.image.sha256 {
             return Ok(());
         }
@@ -124,11 +125,6 @@ impl Sink<'_> {
             found,
         }))
     }
-}
-
-/// Lower-case hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn read_file(path: &Path, mut sink: Sink<'_>) -> Result<(), Stop> {
@@ -250,14 +246,15 @@ fn changed(sink: &Sink<'_>) -> Stop {
 }
 
 /// What the server says of the whole file's length.
-enum Length {
+pub(super) enum Length {
     Total(u64),
     Unknown,
     /// The range sent is not the one asked for.
     Elsewhere,
 }
 
-fn total_length(response: &Response, from: u64) -> Length {
+/// What an answer from this place on says of it.
+pub(super) fn total_length(response: &Response, from: u64) -> Length {
     if response.status() != StatusCode::PARTIAL_CONTENT {
         return response.content_length().map_or(Length::Unknown, Length::Total);
     }

@@ -27,8 +27,9 @@ use format::{BlockHeader, Record, StreamHeader, Vli, bad};
 use pool::Pool;
 
 pub(super) use flow::Waiting;
+pub(super) use format::{STREAM_HEADER, blocks, index_length};
 
-use super::decompress::Stored;
+use super::stored::Stored;
 use super::{Error, Lane, Order, Piece};
 
 /// The first bytes of every .xz file.

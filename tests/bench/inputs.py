@@ -33,6 +33,7 @@ class Inputs:
             "sparse": lambda: self.packed("sparse.raw", self.disk, "-T0"),
             "single": lambda: self.packed("single.raw", self.head, "-T1"),
             "extents": lambda: self.packed("extents.raw", self.extents, "-T0"),
+            "second": lambda: self.packed("second.raw", self.second, "-T0"),
             "container": lambda: self.packed("container.oci.tar", self.container, "-T0"),
             "large": lambda: self.once("large.oci.tar", self.large),
         }[name]()
@@ -86,6 +87,21 @@ class Inputs:
         disk = self.once("sparse.raw", self.disk)
         with disk.open("rb") as source, path.open("wb") as out:
             out.write(source.read(self.single_mib * MIB))
+
+    def second(self, path: Path):
+        """The sparse disk's second half before its first."""
+        disk = self.once("sparse.raw", self.disk)
+        half = self.disk_mib * MIB // 2
+        with disk.open("rb") as source, path.open("wb") as out:
+            for start in (half, 0):
+                source.seek(start)
+                for _ in range(half // MIB):
+                    piece = source.read(MIB)
+                    if any(piece):
+                        out.write(piece)
+                    else:
+                        out.seek(MIB, os.SEEK_CUR)
+            out.truncate()
 
     def extents(self, path: Path):
         disk = self.once("sparse.raw", self.disk)

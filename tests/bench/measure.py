@@ -159,11 +159,12 @@ def container_ways(world: World, inputs: Inputs, image: Path) -> dict:
             run.sent = sum(path.stat().st_size for path in (data / "data").rglob("*") if path.is_file()) / MIB
             return run
 
-    def skopeo(host, folder):
+    def skopeo(threads):
         script = (
-            'xz -dc -T2 "$0" > "$1" && skopeo --insecure-policy copy --dest-tls-verify=false "oci-archive:$1" "docker://$2"'
+            f'xz -dc {threads} "$0" > "$1" && '
+            'skopeo --insecure-policy copy --dest-tls-verify=false "oci-archive:$1" "docker://$2"'
         )
-        return ["sh", "-c", script, image, folder / "plain.oci.tar", f"{host}/team/fedora:43"]
+        return lambda host, folder: ["sh", "-c", script, image, folder / "plain.oci.tar", f"{host}/team/fedora:43"]
 
     def ours(host, folder):
         provider = (
@@ -173,10 +174,12 @@ def container_ways(world: World, inputs: Inputs, image: Path) -> dict:
         )
         return program(world, inputs, image, folder, provider)
 
-    ways = {"xz, skopeo copy": lambda: push(skopeo), "this program": lambda: push(ours)}
-    if "large" in image.name:
-        del ways["xz, skopeo copy"]
-    return ways
+    ways = {
+        "xz -d, skopeo copy": lambda: push(skopeo("")),
+        "xz -d -T2, skopeo copy": lambda: push(skopeo("-T2")),
+        "this program": lambda: push(ours),
+    }
+    return {name: way for name, way in ways.items() if name == "this program" or "large" not in image.name}
 
 
 def alternate(ways: dict, runs: int) -> dict[str, Run]:
@@ -248,23 +251,26 @@ def measure_disk(world: World, inputs: Inputs, name: str, runs: int, targets: Ta
         targets.at_least(f"{way}: times faster than Python", python.wall / results[way].wall, 5)
         targets.at_most(f"{way}: wall / decode alone", results[way].wall / decode.wall, 1.15)
     targets.at_least("decode alone: times faster than xz -dc -T2", results["xz -dc -T2"].wall / decode.wall, 1.6)
-    four = [f"{world.files}/{image.name}", image.stat().st_size, sha256(image)] * 4
+    four = []
+    for other in ("sparse", "single", "extents", "second"):
+        path = inputs.make(other)
+        four += [f"{world.files}/{path.name}", path.stat().st_size, sha256(path)]
     with scratch(inputs.folder) as folder:
         run = world.run([TOOL, "run", "ebs", world.sink, *four], folder)
-    table("four of them at once", {"sparse (EBS blocks)": run}, "Python")
+    table("four images at once", {"sparse (EBS blocks)": run}, "Python")
     targets.at_most("four images in flight: peak, MiB", run.peak, BUFFER_MEMORY_MIB + 128)
 
 
 def measure_container(world: World, inputs: Inputs, name: str, runs: int, targets: Targets):
     image = inputs.make(name)
     results = alternate(container_ways(world, inputs, image), 1 if name == "large" else runs)
-    table(f"{name}: {image.stat().st_size / MIB:.0f} MiB archive into docker-registry", results, "xz, skopeo copy")
+    table(f"{name}: {image.stat().st_size / MIB:.0f} MiB archive into docker-registry", results, "xz -d, skopeo copy")
     ours = results["this program"]
     targets.at_most(f"{name}: highest peak, MiB", ours.peak, 256)
     targets.at_most(f"{name}: temporary disk, MiB", ours.written, 1)
     if name == "container":
-        faster = results["xz, skopeo copy"].wall / ours.wall
-        targets.at_least("container: times faster than xz and skopeo copy", faster, 2)
+        faster = results["xz -d, skopeo copy"].wall / ours.wall
+        targets.at_least("container: times faster than xz -d and skopeo copy", faster, 2)
 
 
 def main():

@@ -108,6 +108,12 @@ pub async fn decode(bytes: &[u8], ordered: bool, memory: u64) -> Result<Vec<u8>,
     Ok(decoded)
 }
 
+/// How long a source takes these bytes to be when decoded.
+pub async fn decompressed_size(bytes: &[u8]) -> Result<u64, Error> {
+    let stored = Stored::new(bytes);
+    sources(MEMORY, 2).source(&stored.image()).decompressed_size().await
+}
+
 /// What liblzma makes of them.
 pub fn reference(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     let stream = Stream::new_stream_decoder(128 << 20, CONCATENATED)?;

@@ -70,6 +70,20 @@ fn cause(error: &Error) -> String {
     error.source().unwrap().to_string()
 }
 
+/// Of a block that is decoded at once, and of one that is decoded as it comes in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_check_is_refused_both_ways() {
+    let (mut file, index) = valid();
+    file[index - 3] ^= 1;
+    for (memory, expected) in [
+        (MEMORY, "a block does not match its check"),
+        (16 << 20, "lzma data error"),
+    ] {
+        let error = decode(&file, true, memory).await.unwrap_err();
+        assert!(cause(&error).contains(expected), "{}", cause(&error));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_is_refused_with_its_reason() {
     let (file, index) = valid();
@@ -89,7 +103,6 @@ async fn each_is_refused_with_its_reason() {
         ("stream header", changed(8), "a stream header is damaged"),
         ("block header", changed(14), "a block header is damaged"),
         ("data", changed(index / 2), "lzma data error"),
-        ("check", changed(index - 3), "lzma data error"),
         ("number of records", lying_index(1), "the index tells of other blocks"),
         ("sizes in the index", lying_index(2), "the index tells of other blocks"),
         ("index checksum", changed(file.len() - 14), "the index is damaged"),

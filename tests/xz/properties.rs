@@ -4,7 +4,7 @@ use liblzma::stream::Check;
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
-use super::files::{MEMORY, decode, noise, parallel, reference, serial, text};
+use super::files::{MEMORY, decode, decompressed_size, noise, parallel, reference, serial, text};
 
 /// A piece of a disk.
 fn part() -> impl Strategy<Value = Vec<u8>> {
@@ -54,8 +54,11 @@ proptest! {
     #[test]
     fn a_valid_file_decodes_as_in_liblzma(file in file(), ordered: bool, memory in memory()) {
         let expected = reference(&file).unwrap();
-        let decoded = Runtime::new().unwrap().block_on(decode(&file, ordered, memory)).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let decoded = runtime.block_on(decode(&file, ordered, memory)).unwrap();
         prop_assert!(decoded == expected);
+        let told = runtime.block_on(decompressed_size(&file)).unwrap();
+        prop_assert_eq!(told, expected.len() as u64);
     }
 
     /// Also after a byte was changed, lost, or added, both say the same.

@@ -6,7 +6,7 @@ use std::io;
 use flate2::Crc;
 
 /// Length of a stream header and of a stream footer.
-pub(super) const STREAM_HEADER: usize = 12;
+pub(in crate::source) const STREAM_HEADER: usize = 12;
 const HEADER_MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
 const FOOTER_MAGIC: [u8; 2] = *b"YZ";
 /// The only filter that compresses, and so the last one of every chain.
@@ -67,11 +67,7 @@ impl StreamHeader {
     ///
     /// It is damaged, or belongs to another stream.
     pub fn verify_footer(&self, footer: [u8; STREAM_HEADER], index: u64) -> io::Result<()> {
-        if footer[10..] != FOOTER_MAGIC || crc32(&footer[4..10]) != footer[..4] {
-            return Err(bad("a stream footer is damaged"));
-        }
-        let backward = u32::from_le_bytes([footer[4], footer[5], footer[6], footer[7]]);
-        if (u64::from(backward) + 1) * 4 != index || footer[8..10] != self.flags() {
+        if index_length(footer)? != index || footer[8..10] != self.flags() {
             return Err(bad("a stream footer does not match its stream"));
         }
         Ok(())
@@ -94,6 +90,42 @@ impl StreamHeader {
         index.extend(FOOTER_MAGIC);
         index
     }
+}
+
+/// Length of the index before this stream footer.
+///
+/// # Errors
+///
+/// It is damaged, or no footer.
+pub(in crate::source) fn index_length(footer: [u8; STREAM_HEADER]) -> io::Result<u64> {
+    if footer[10..] != FOOTER_MAGIC || crc32(&footer[4..10]) != footer[..4] {
+        return Err(bad("a stream footer is damaged"));
+    }
+    let backward = u32::from_le_bytes([footer[4], footer[5], footer[6], footer[7]]);
+    Ok((u64::from(backward) + 1) * 4)
+}
+
+/// What an index tells of all blocks together: what they take in the file, padding included, and decoded.
+///
+/// # Errors
+///
+/// It is damaged, or its numbers are too large.
+pub(in crate::source) fn blocks(index: &[u8]) -> io::Result<(u64, u64)> {
+    let damaged = || bad("the index is damaged");
+    let (fields, crc) = index.split_last_chunk::<4>().ok_or_else(damaged)?;
+    let (first, mut rest) = fields.split_first().ok_or_else(damaged)?;
+    if crc32(fields) != *crc || *first != 0 {
+        return Err(damaged());
+    }
+    let (mut stored, mut decoded) = (0_u64, 0_u64);
+    for _ in 0..take_vli(&mut rest)? {
+        let unpadded = take_vli(&mut rest)?.checked_next_multiple_of(4);
+        stored = unpadded
+            .and_then(|length| stored.checked_add(length))
+            .ok_or_else(damaged)?;
+        decoded = decoded.checked_add(take_vli(&mut rest)?).ok_or_else(damaged)?;
+    }
+    Ok((stored, decoded))
 }
 
 /// What the index tells of a block.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
 use cloud_image_uploader_test_support::files::Files;
 use cloud_image_uploader_test_support::program::Program;
-use cloud_image_uploader_test_support::rabbit::{DAEMON, Options, Rabbit};
+use cloud_image_uploader_test_support::rabbit::{self, DAEMON, Options, Rabbit};
 use cloud_image_uploader_test_support::registry::Registry;
 use cloud_image_uploader_test_support::skopeo::Skopeo;
 use serde_json::{Value, json};
@@ -42,13 +42,7 @@ amqp_url = "{url}"
 passive_declares = true
 topic_prefix = "org.fedoraproject.prod"
 {tls}
-[queues.cloud-image-uploader-containers]
-durable = true
-auto_delete = false
-exclusive = false
-[[bindings]]
-exchange = "amq.topic"
-routing_keys = ["org.fedoraproject.*.pungi.compose.status.change"]
+{consuming}
 [consumer_config]
 release_metadata_url = "{fixtures}/release-data/release.json"
 bodhi_url = "{fixtures}/release-data"
@@ -61,6 +55,7 @@ Silverblue = "fedora-silverblue"
 url = "{registry}/fedora"
 credential_prefix = "DEMO_"
 "#,
+        consuming = rabbit::consuming("cloud-image-uploader-containers"),
         url = rabbit.tls_url(DAEMON),
         tls = rabbit.tls_table(DAEMON, folder.path())?,
         fixtures = fixtures.display(),

@@ -176,6 +176,23 @@ impl Rabbit {
     }
 }
 
+/// The part of a configuration that consumes compose messages from a queue as in production.
+pub fn consuming(queue: &str) -> String {
+    format!(
+        r#"
+[queues."{queue}"]
+durable = true
+auto_delete = false
+exclusive = false
+arguments = {{}}
+[[bindings]]
+queue = "{queue}"
+exchange = "amq.topic"
+routing_keys = ["org.fedoraproject.*.pungi.compose.status.change"]
+"#
+    )
+}
+
 /// A URL for one of this file's users at any port of loopback, such as that of a proxy.
 pub fn url(scheme: &str, user: &str, port: u16) -> String {
     format!("{scheme}://{user}:{PASSWORD}@localhost:{port}/%2Fpubsub")
