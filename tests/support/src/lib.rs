@@ -5,6 +5,7 @@
 
 pub mod amqp;
 pub mod archive;
+pub mod azure;
 pub mod certs;
 pub mod fedora_messaging;
 pub mod files;
