@@ -4,6 +4,8 @@
 //! location: all of it complete, nothing of it visible to users. *Release* makes it visible and re-reads what is live.
 //! Both are safe to repeat, need no local state, and go on with the other locations when one fails.
 
+#[cfg(feature = "azure")]
+pub mod azure;
 #[cfg(feature = "container")]
 pub mod container;
 #[cfg(feature = "local")]
@@ -66,6 +68,8 @@ pub fn build(section: &config::Provider, environment: &Environment) -> Result<Ar
     // Not every set of features has a provider that reads the environment.
     let _ = environment;
     match section {
+        #[cfg(feature = "azure")]
+        config::Provider::Azure(section) => Ok(Arc::new(azure::AzureProvider::new(section, environment)?)),
         #[cfg(feature = "container")]
         config::Provider::Container(section) => Ok(Arc::new(container::ContainerProvider::new(section, environment)?)),
         #[cfg(feature = "local")]
