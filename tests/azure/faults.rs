@@ -199,3 +199,23 @@ async fn only_the_locations_asked_for_are_made_beside_the_gallery_s_own() {
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     assert_eq!(regions(&world).await, ["eastus", "japaneast"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: a silent server is waited for half a minute, twice"]
+async fn a_server_that_says_nothing_is_asked_again() {
+    let world = World::new(&["eastus"]).await;
+    world.azure.fault("GET version", Fault::Hang, 1);
+    // It is made, and nobody says so.
+    world.azure.fault("PUT version", Fault::Deaf, 1);
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+    let puts = world.azure.changes();
+    assert_eq!(
+        puts.iter().filter(|call| call.name == "PUT version").count(),
+        1,
+        "{puts:?}"
+    );
+}

@@ -143,13 +143,13 @@ fn geometry(disk: u64) -> [u8; 4] {
 fn u32_at(footer: &[u8; FOOTER], at: usize) -> u32 {
     footer[at..at + 4]
         .iter()
-        .fold(0, |number, byte| number << 8 | u32::from(*byte))
+        .fold(0, |number, byte| (number << 8) | u32::from(*byte))
 }
 
 fn u64_at(footer: &[u8; FOOTER], at: usize) -> u64 {
     footer[at..at + 8]
         .iter()
-        .fold(0, |number, byte| number << 8 | u64::from(*byte))
+        .fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
 #[cfg(test)]

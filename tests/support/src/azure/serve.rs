@@ -111,7 +111,7 @@ pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
 fn answer(shared: &Arc<Shared>, parts: &Parts, path: &str, subject: Subject, body: &[u8]) -> Result<Response, Refusal> {
     let mut fake = shared.lock();
     if let Subject::Token(tenant) = &subject {
-        return fake.tokens.give(&tenant.clone(), body);
+        return fake.tokens.give(tenant, body);
     }
     fake.tokens.check(&parts.headers)?;
     let query: HashMap<String, String> = parts
