@@ -6,6 +6,8 @@
 
 #[cfg(feature = "aws")]
 pub mod aws;
+#[cfg(feature = "azure")]
+pub mod azure;
 #[cfg(feature = "container")]
 pub mod container;
 #[cfg(feature = "gcp")]
@@ -78,6 +80,8 @@ pub fn build(section: &config::Provider, environment: &Environment) -> Result<Ar
     match section {
         #[cfg(feature = "aws")]
         config::Provider::Aws(section) => Ok(Arc::new(aws::AwsProvider::new(section, environment))),
+        #[cfg(feature = "azure")]
+        config::Provider::Azure(section) => Ok(Arc::new(azure::AzureProvider::new(section, environment)?)),
         #[cfg(feature = "container")]
         config::Provider::Container(section) => Ok(Arc::new(container::ContainerProvider::new(section, environment)?)),
         #[cfg(feature = "gcp")]

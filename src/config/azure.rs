@@ -212,6 +212,6 @@ fn target_region(table: &Table<'_>) -> Option<TargetRegion> {
 }
 
 /// `East US` and `eastus` are one region.
-fn canonical(name: &str) -> String {
+pub(crate) fn canonical(name: &str) -> String {
     name.replace(' ', "").to_lowercase()
 }

@@ -6,6 +6,7 @@
 pub mod amqp;
 pub mod archive;
 pub mod aws;
+pub mod azure;
 pub mod certs;
 pub mod fedora_messaging;
 pub mod files;

@@ -1,0 +1,198 @@
+//! The retention policy, by itself and after a new image.
+
+use std::collections::BTreeSet;
+
+use cloud_image_uploader_test_support::azure::{Azure, Fault};
+use serde_json::{Value, json};
+
+use crate::world::*;
+
+const RAWHIDE: &str = "Fedora-Cloud-Rawhide-x64";
+const OLD: &str = "2020-01-01T00:00:00Z";
+const YOUNG: &str = "2099-01-01T00:00:00Z";
+
+fn ours() -> Value {
+    json!({"owner": "cloud-image-uploader", "compose-id": "Fedora-43-20251023.0", "image-sha256": "00"})
+}
+
+fn definition(azure: &Azure, name: &str) {
+    let properties = json!({
+        "osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V2", "architecture": "x64",
+        "identifier": {"publisher": "Fedora", "offer": "Cloud", "sku": name},
+    });
+    azure.add_definition(GALLERY, name, properties);
+}
+
+fn add(azure: &Azure, definition: &str, name: &str, tags: Value, excluded: bool, end: &str) {
+    let profile = json!({
+        "targetRegions": [{"name": "eastus"}], "excludeFromLatest": excluded, "endOfLifeDate": end,
+    });
+    azure.add_version(GALLERY, definition, name, tags, profile);
+}
+
+/// Four dozen versions of all kinds. Returns the names of what is to go.
+fn fill(azure: &Azure) -> BTreeSet<String> {
+    azure.add_gallery(GALLERY, "eastus");
+    for name in [X64, RAWHIDE, "Fedora-Cloud-41-x64", "fedora-coreos-next"] {
+        definition(azure, name);
+    }
+    let mut gone = BTreeSet::new();
+    for day in 1..=12 {
+        // Excluded ones of a release that lives: seven stay.
+        let name = format!("43.202509{day:02}.0");
+        add(azure, X64, &name, ours(), true, YOUNG);
+        if day <= 5 {
+            gone.insert(format!("{X64}/{name}"));
+        }
+        // Promoted ones stay.
+        add(azure, X64, &format!("43.202509{day:02}.100"), ours(), false, YOUNG);
+        // Rawhide's: seven stay, whatever they are.
+        let name = format!("45.202509{day:02}.0");
+        add(azure, RAWHIDE, &name, ours(), day % 3 == 0, YOUNG);
+        if day <= 5 {
+            gone.insert(format!("{RAWHIDE}/{name}"));
+        }
+    }
+    // Past its end of life, promoted or not.
+    for (name, excluded) in [("41.20250901.0", true), ("41.20250902.0", false)] {
+        add(azure, "Fedora-Cloud-41-x64", name, ours(), excluded, OLD);
+        gone.insert(format!("Fedora-Cloud-41-x64/{name}"));
+    }
+    // Nobody's business.
+    let mut never = ours();
+    never["delete"] = json!("never");
+    add(
+        azure,
+        "Fedora-Cloud-41-x64",
+        "41.20250801.0",
+        json!({"owner": "CoreOS", "delete": "never"}),
+        true,
+        OLD,
+    );
+    add(azure, "Fedora-Cloud-41-x64", "41.20250802.0", never, true, OLD);
+    add(azure, "Fedora-Cloud-41-x64", "41.20250803.0", Value::Null, true, OLD);
+    add(azure, "fedora-coreos-next", "41.20250804.0", Value::Null, true, OLD);
+    gone
+}
+
+/// The names in lines that begin so.
+fn named(stdout: &str, start: &str) -> BTreeSet<String> {
+    let lines = stdout.lines().filter_map(|line| line.strip_prefix(start));
+    lines.map(|rest| rest.split(": ").next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_policy_removes_what_it_says() {
+    let world = World::new(&["eastus"]).await;
+    let gone = fill(&world.azure);
+    let before = world.azure.versions();
+    let exit = world.run(&["clean-up", "--dry-run"]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert_eq!(named(&exit.stdout, "would go: "), gone, "{}", exit.stdout);
+    for line in [
+        "stays: Fedora-Cloud-41-x64/41.20250801.0: it belongs to CoreOS",
+        "stays: Fedora-Cloud-41-x64/41.20250802.0: it is tagged delete=never",
+        "stays: Fedora-Cloud-41-x64/41.20250803.0: it has no mark of this program (see clean_up_unmarked)",
+        "would go: Fedora-Cloud-41-x64/41.20250901.0: past its end of life, 2020-01-01",
+        "would go: Fedora-Cloud-43-x64/43.20250905.0: 7 newer ones excluded from latest",
+        "stays: Fedora-Cloud-43-x64/43.20250906.0: among the newest 7 excluded from latest",
+        "stays: Fedora-Cloud-43-x64/43.20250901.100: it is promoted: users get it as the latest",
+        "stays: Fedora-Cloud-Rawhide-x64/45.20250906.0: among the newest 7 of Rawhide",
+    ] {
+        assert!(exit.stdout.contains(&format!("{line}\n")), "{line}: {}", exit.stdout);
+    }
+    assert!(!exit.stdout.contains("coreos-next"), "{}", exit.stdout);
+    assert_eq!(world.azure.versions(), before);
+    assert!(world.azure.changes().is_empty());
+
+    let exit = world.run(&["clean-up"]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert_eq!(named(&exit.stdout, "gone: "), gone, "{}", exit.stdout);
+    assert_eq!(&before - &world.azure.versions(), gone);
+    assert!(
+        exit.stderr
+            .contains("retired Fedora-Cloud-41-x64/41.20250901.0: past its end of life")
+    );
+    let exit = world.run(&["clean-up"]).await;
+    assert!(named(&exit.stdout, "gone: ").is_empty(), "{}", exit.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_without_a_mark_go_where_that_is_wanted() {
+    let world = World::new(&["eastus"]).await.with("clean_up_unmarked = true\n");
+    let mut gone = fill(&world.azure);
+    gone.insert("Fedora-Cloud-41-x64/41.20250803.0".to_owned());
+    let before = world.azure.versions();
+    let exit = world.run(&["clean-up"]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert_eq!(&before - &world.azure.versions(), gone);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_cannot_be_read_in_full_removes_nothing() {
+    let world = World::new(&["eastus"]).await;
+    fill(&world.azure);
+    let before = world.azure.versions();
+    for call in ["GET gallery", "LIST definitions", "LIST versions"] {
+        world.azure.fault(call, Fault::Refuse, usize::MAX);
+        let exit = world.run(&["clean-up"]).await;
+        assert_eq!(exit.code, Some(1), "{call}: {}", exit.stdout);
+        assert!(exit.stderr.contains("AuthorizationFailed"), "{call}: {}", exit.stderr);
+        world.azure.mend();
+    }
+    assert_eq!(world.azure.versions(), before);
+    assert!(world.azure.changes().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_run_removes_more_than_a_few() {
+    let world = World::new(&["eastus"]).await;
+    world.azure.add_gallery(GALLERY, "eastus");
+    definition(&world.azure, X64);
+    for number in 0..30 {
+        add(&world.azure, X64, &format!("43.20250901.{number}"), ours(), true, OLD);
+    }
+    let exit = world.run(&["clean-up"]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    let later = named(&exit.stdout, "goes with the next run: ");
+    assert_eq!(later, world.azure.versions(), "the oldest go first");
+    assert_eq!(later.len(), 5);
+    assert!(later.contains("Fedora-Cloud-43-x64/43.20250901.29"));
+    world.run(&["clean-up"]).await;
+    assert!(world.azure.versions().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_image_is_followed_by_the_policy() {
+    let world = World::new(&["eastus"]).await;
+    let gone = fill(&world.azure);
+    let before = world.azure.versions();
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    // A conflict is waited for.
+    world.azure.fault("DELETE version", Fault::Status(409, "Conflict"), 1);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+    let mut expected = &before - &gone;
+    // The new one counts.
+    expected.remove(&format!("{X64}/43.20250906.0"));
+    expected.insert(format!("{X64}/{VERSION}"));
+    assert_eq!(world.azure.versions(), expected);
+}
+
+/// A policy that cannot run is a warning: the image is published.
+#[tokio::test(flavor = "multi_thread")]
+async fn clean_up_that_fails_is_a_warning() {
+    let world = World::new(&["eastus"]).await;
+    fill(&world.azure);
+    let before = world.azure.versions();
+    world.azure.fault("LIST versions", Fault::Refuse, usize::MAX);
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert!(exit.stderr.contains("could not retire old versions"), "{}", exit.stderr);
+    let made = BTreeSet::from([format!("{X64}/{VERSION}")]);
+    assert_eq!(world.azure.versions(), &before | &made);
+}

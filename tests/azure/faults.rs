@@ -1,0 +1,221 @@
+//! What fails for now, what fails in one region, and what fails for good.
+
+use std::time::Duration;
+
+use cloud_image_uploader_test_support::azure::{Fault, Sdk};
+
+use crate::world::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passing_failures_are_not_seen() {
+    let world = World::new(&["eastus", "westus2"]).await;
+    let busy = || Fault::Status(503, "ServiceUnavailable");
+    for (call, fault) in [
+        ("POST token", busy()),
+        ("GET version", Fault::Throttle(1)),
+        ("GET definition", busy()),
+        ("PUT gallery", Fault::Lost),
+        ("PUT definition", busy()),
+        ("PUT definition", Fault::Lost),
+        ("PUT version", Fault::Status(429, "TooManyRequests")),
+        ("GET operation", busy()),
+        ("GET operation", Fault::Lost),
+    ] {
+        world.azure.fault(call, fault, 1);
+    }
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert!(
+        !exit.stderr.contains("trying again"),
+        "in the first round: {}",
+        exit.stderr
+    );
+    world.assert_published(X64, &disk).await;
+}
+
+/// The version was made, and nobody said so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_is_settled_by_looking() {
+    let world = World::new(&["eastus"]).await;
+    world.azure.fault("PUT version", Fault::Lost, 1);
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+    let puts = world
+        .azure
+        .changes()
+        .iter()
+        .filter(|call| call.name == "PUT version")
+        .count();
+    assert_eq!(puts, 1, "{:?}", world.azure.changes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_ends_is_replaced() {
+    let world = World::new(&["eastus"]).await;
+    world.azure.set_times(|times| times.import = Duration::from_secs(3));
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let running = world.reconsuming(&[]).start().unwrap();
+    world.azure.wait_for_calls("PUT version", 1, LIMIT).await.unwrap();
+    world.azure.expire_tokens();
+    let exit = running.wait(LIMIT).await.unwrap();
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+    assert!(world.azure.calls().iter().any(|call| call.status == 401));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_federated_token_is_read_again_each_time() {
+    let world = World::new(&["eastus"]).await;
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let file = world.folder.path().join("assertion");
+    std::fs::write(&file, "header.claims.signature\n").unwrap();
+    world.azure.accept_assertion("header.claims.signature");
+    let program = world.reconsuming(&[]).env("AZURE_SECRET", "");
+    let exit = program
+        .env("AZURE_FEDERATED_TOKEN_FILE", &file)
+        .run(LIMIT)
+        .await
+        .unwrap();
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_are_refused_are_told_and_stay_secret() {
+    for (secret, reason) in [("expired", "the client secret has expired"), ("guess-me", "not its id")] {
+        let world = World::new(&["eastus"]).await;
+        world.compose(vec![row("x86_64", &disk("x86_64"))]);
+        let exit = world
+            .reconsuming(&[])
+            .env("AZURE_SECRET", secret)
+            .run(LIMIT)
+            .await
+            .unwrap();
+        assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+        assert!(
+            exit.stderr.contains("AADSTS") && exit.stderr.contains(reason),
+            "{}",
+            exit.stderr
+        );
+        assert!(!exit.stderr.contains("guess-me"), "{}", exit.stderr);
+        world.assert_nothing().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_lacks_something_is_told() {
+    let world = World::new(&["eastus"]).await;
+    world.azure.fault("PUT version", Fault::Refuse, usize::MAX);
+    world.compose(vec![row("x86_64", &disk("x86_64"))]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    let last = exit.stderr.lines().last().unwrap();
+    assert!(
+        last.contains("create Fedora-Cloud-43-x64/43.20251024.100") && last.contains("AuthorizationFailed"),
+        "{last}"
+    );
+    assert!(last.contains("needs a role on the resource group"), "{last}");
+}
+
+/// The region is dropped, so that the version succeeds, and added again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_fails_once_is_added_again() {
+    let world = World::new(&["eastus", "westeurope", "japaneast"]).await;
+    world.azure.fail_region("westeurope", 1);
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert!(exit.stderr.contains("Storage allocation failure"), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+    assert_eq!(regions(&world).await, ["eastus", "japaneast", "westeurope"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_fails_for_good_is_reported_and_repaired_by_its_command() {
+    let world = World::new(&["eastus", "westeurope", "japaneast"]).await;
+    world.azure.fail_region("westeurope", usize::MAX);
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    let last = exit.stderr.lines().last().unwrap();
+    assert!(
+        last.contains("to westeurope") && last.contains("Storage allocation failure"),
+        "{last}"
+    );
+    assert!(last.ends_with("--location westeurope"), "{last}");
+    assert!(
+        exit.stdout.contains("eastus, japaneast") || exit.stdout.contains("eastus"),
+        "{}",
+        exit.stdout
+    );
+    world.assert_published(X64, &disk).await;
+    assert_eq!(regions(&world).await, ["eastus", "japaneast"]);
+
+    world.azure.mend();
+    let exit = world.reconsume(&["--location", "westeurope"]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert_eq!(regions(&world).await, ["eastus", "japaneast", "westeurope"]);
+}
+
+/// Where the version is complete, as the SDK says it.
+async fn regions(world: &World) -> Vec<String> {
+    let sdk = Sdk::new(&world.azure, &world.azurite).unwrap();
+    let version = sdk.version(GALLERY, X64, VERSION).await.unwrap();
+    let summary = version["replication_status"]["summary"].as_array().unwrap();
+    let complete = summary.iter().filter(|region| region["state"] == "Completed");
+    let name = |region: &serde_json::Value| region["region"].as_str().unwrap().replace(' ', "").to_lowercase();
+    complete.map(name).collect()
+}
+
+/// What failed everywhere is made again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_failed_everywhere_is_made_again() {
+    let world = World::new(&["eastus", "westus2"]).await;
+    world.azure.fail_region("eastus", 1);
+    world.azure.fail_region("westus2", 1);
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+    assert_eq!(regions(&world).await, ["eastus", "westus2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_locations_asked_for_are_made_beside_the_gallery_s_own() {
+    let world = World::new(&["westeurope", "eastus", "japaneast"]).await;
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let exit = world.reconsume(&["--location", "japaneast"]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert_eq!(regions(&world).await, ["eastus", "japaneast"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: a silent server is waited for half a minute, twice"]
+async fn a_server_that_says_nothing_is_asked_again() {
+    let world = World::new(&["eastus"]).await;
+    world.azure.fault("GET version", Fault::Hang, 1);
+    // It is made, and nobody says so.
+    world.azure.fault("PUT version", Fault::Deaf, 1);
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+    let puts = world.azure.changes();
+    assert_eq!(
+        puts.iter().filter(|call| call.name == "PUT version").count(),
+        1,
+        "{puts:?}"
+    );
+}

@@ -1,0 +1,207 @@
+//! Disks and galleries that are not what they should be: nothing is imported, nothing is left, and the reason is told.
+
+use cloud_image_uploader_test_support::archive::{Row, noise, sha256};
+use cloud_image_uploader_test_support::azure::{Azure, Azurite, seal, vhd};
+use serde_json::json;
+
+use crate::world::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_image_is_not_imported() {
+    let good = disk("x86_64");
+    let size = good.len();
+    let with = |at: usize, bytes: &[u8]| {
+        let mut disk = good.clone();
+        disk[at..at + bytes.len()].copy_from_slice(bytes);
+        disk
+    };
+    let footer = size - 512;
+    let mut dynamic = with(footer + 60, &[0, 0, 0, 3]);
+    seal(&mut dynamic[footer..]);
+    let mut short = with(footer + 48, &[0, 0, 0, 0, 0, 0x10, 0, 0]);
+    seal(&mut short[footer..]);
+    let misaligned = {
+        let mut disk = vhd(&noise(3, (2 << 20) + 512));
+        let end = disk.len() - 512;
+        seal(&mut disk[end..]);
+        disk
+    };
+    let mut truncated = row("x86_64", &good);
+    let stored = truncated.bytes.len();
+    truncated.bytes.truncate(stored - 1000);
+    let cut = |mut row: Row| {
+        row.size = Some(stored as u64);
+        row
+    };
+    let mut corrupt = row("x86_64", &good);
+    let expected = sha256(&corrupt.bytes);
+    let middle = corrupt.bytes.len() / 2;
+    corrupt.bytes[middle] ^= 1;
+    corrupt.checksum = Some(expected);
+    let _azurite = Azurite::start().await.unwrap();
+    for (what, row, reason) in [
+        (
+            "no cookie",
+            row("x86_64", &with(footer, b"conectiX")),
+            "do not begin with \"conectix\"",
+        ),
+        (
+            "checksum of the footer",
+            row("x86_64", &with(footer + 100, b"x")),
+            "the footer's checksum is",
+        ),
+        (
+            "dynamic disk",
+            row("x86_64", &dynamic),
+            "of type 3, and not a fixed disk",
+        ),
+        (
+            "size in the footer",
+            row("x86_64", &short),
+            "the footer says that the disk has 1048576 bytes",
+        ),
+        ("misaligned", row("x86_64", &misaligned), "must be a multiple of 1 MiB"),
+        ("truncated", cut(truncated.clone()), "according to the metadata"),
+        ("truncated, and the metadata agree", truncated, "decompress"),
+        ("checksum of the image", corrupt, "SHA-256"),
+    ] {
+        let world = World::new(&["eastus"]).await;
+        world.compose(vec![row]);
+        let exit = world.reconsume(&[]).await;
+        assert_eq!(exit.code, Some(1), "{what}: {}", exit.stderr);
+        let last = exit.stderr.lines().last().unwrap();
+        assert!(
+            last.contains("failed to publish") && last.contains(reason),
+            "{what}: {last}"
+        );
+        world.assert_nothing().await;
+    }
+}
+
+/// What a gallery has under the name of the version.
+fn taken(azure: &Azure, tags: serde_json::Value) {
+    azure.add_gallery(GALLERY, "eastus");
+    azure.add_definition(GALLERY, X64, fitting());
+    let profile = json!({"targetRegions": [{"name": "eastus"}], "excludeFromLatest": true});
+    azure.add_version(GALLERY, X64, VERSION, tags, profile);
+}
+
+/// What another service made, with other names than ours.
+fn fitting() -> serde_json::Value {
+    json!({
+        "osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V2", "architecture": "x64",
+        "identifier": {"publisher": "somebody", "offer": "else", "sku": "x"},
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_taken_is_left_alone() {
+    let other = "ab".repeat(32);
+    let row = row("x86_64", &disk("x86_64"));
+    let ours = sha256(&row.bytes);
+    let mark = json!({"compose-id": COMPOSE, "image-sha256": other, "owner": "cloud-image-uploader"});
+    for (tags, parts) in [
+        (mark, vec!["already with another content", &other, &ours]),
+        (json!({"owner": "CoreOS", "delete": "never"}), vec!["belongs to CoreOS"]),
+    ] {
+        let world = World::new(&["eastus", "westus2"]).await;
+        taken(&world.azure, tags);
+        world.compose(vec![row.clone()]);
+        let exit = world.reconsume(&[]).await;
+        assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+        let last = exit.stderr.lines().last().unwrap();
+        for part in parts {
+            assert!(last.contains(part), "{part}: {last}");
+        }
+        assert_eq!(world.azure.changes().len(), 0, "{:?}", world.azure.changes());
+        world.assert_no_blobs().await;
+    }
+}
+
+/// The former service left no mark.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_without_a_mark_is_adopted_by_name() {
+    let world = World::new(&["eastus"]).await;
+    taken(&world.azure, serde_json::Value::Null);
+    world.compose(vec![row("x86_64", &disk("x86_64"))]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert!(exit.stdout.contains("was there"), "{}", exit.stdout);
+    assert_eq!(world.azure.changes().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_that_does_not_fit_is_told() {
+    let world = World::new(&["eastus"]).await;
+    world.azure.add_gallery(GALLERY, "eastus");
+    let mut properties = fitting();
+    properties["hyperVGeneration"] = json!("V1");
+    properties["architecture"] = json!("Arm64");
+    world.azure.add_definition(GALLERY, X64, properties);
+    world.compose(vec![row("x86_64", &disk("x86_64"))]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    let last = exit.stderr.lines().last().unwrap();
+    for part in [
+        X64,
+        "hyperVGeneration is \"V1\"",
+        "architecture is \"Arm64\" and should be \"x64\"",
+    ] {
+        assert!(last.contains(part), "{part}: {last}");
+    }
+    assert_eq!(world.azure.changes().len(), 0);
+    world.assert_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_what_is_wrong() {
+    let world = World::new(&["eastus"]).await;
+    // Without a broker's queue there is nothing to be checked there.
+    let check = async |world: &World, change: &[(&str, &str)]| {
+        let program = world.program().arg("check");
+        let program = change
+            .iter()
+            .fold(program, |program, (name, value)| program.env(name, value));
+        program.run(LIMIT).await.unwrap()
+    };
+    world
+        .azure
+        .permit(&["Microsoft.Compute/galleries/*", "Microsoft.Storage/*/read"]);
+    let exit = check(&world, &[]).await;
+    for line in [
+        "accepted",
+        "of devstoreaccount1: it lets us in",
+        "ok: gallery Fedora: will be made",
+        "ok: role on resource group fedora-cloud: permits everything that is needed",
+    ] {
+        assert!(exit.stdout.contains(line), "{line}: {}\n{}", exit.stdout, exit.stderr);
+    }
+    world.azure.permit(&["*/read"]);
+    world.azure.add_gallery(GALLERY, "eastus");
+    let mut wrong = fitting();
+    wrong["osType"] = json!("Windows");
+    world.azure.add_definition(GALLERY, X64, wrong);
+    let exit = check(&world, &[]).await;
+    assert_eq!(exit.code, Some(1));
+    for line in [
+        "ok: gallery Fedora: is there",
+        "failed: image definitions: these do not fit and must be deleted first: Fedora-Cloud-43-x64: osType is \"Windows\"",
+        "does not permit Microsoft.Compute/galleries/images/write, ",
+    ] {
+        assert!(exit.stdout.contains(line), "{line}: {}", exit.stdout);
+    }
+    for (secret, reason) in [
+        ("expired", "the client secret has expired"),
+        ("guess-me", "it must be the secret's value"),
+    ] {
+        let exit = check(&world, &[("AZURE_SECRET", secret)]).await;
+        assert_eq!(exit.code, Some(1));
+        assert!(
+            exit.stdout.contains("AADSTS") && exit.stdout.contains(reason),
+            "{}",
+            exit.stdout
+        );
+        let all = exit.stdout + &exit.stderr;
+        assert!(!all.contains("guess-me"), "{all}");
+    }
+}

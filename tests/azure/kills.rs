@@ -1,0 +1,149 @@
+//! Processes that die, and processes that meet.
+
+use std::time::{Duration, Instant};
+
+use cloud_image_uploader_test_support::azure::{Azurite, Fault};
+use cloud_image_uploader_test_support::files::{self, Files};
+
+use crate::world::*;
+
+/// Killed right after each call that changes something, and started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_killed_after_any_call_is_completed_by_the_next() {
+    let _azurite = Azurite::start().await.unwrap();
+    for call in [
+        "POST token",
+        "PUT gallery",
+        "PUT definition",
+        "PUT version",
+        "GET operation",
+        "LIST versions",
+        "DELETE version",
+    ] {
+        let world = World::new(&["eastus", "westus2"]).await;
+        let disk = disk("x86_64");
+        world.compose(vec![row("x86_64", &disk)]);
+        if call == "DELETE version" {
+            let profile = serde_json::json!({"endOfLifeDate": "2020-01-01T00:00:00Z"});
+            let tags = serde_json::json!({"owner": "cloud-image-uploader", "compose-id": "x"});
+            world.azure.add_version(GALLERY, X64, "43.20200101.0", tags, profile);
+        }
+        // It is done, and the process does not know yet.
+        world.azure.fault(call, Fault::Deaf, 1);
+        let mut running = world.reconsuming(&[]).start().unwrap();
+        world.azure.wait_for_calls(call, 1, LIMIT).await.unwrap();
+        running.kill().unwrap();
+        let exit = world.reconsume(&[]).await;
+        assert_eq!(exit.code, Some(0), "{call}: {}", exit.stderr);
+        world.assert_published(X64, &disk).await;
+        let puts = world
+            .azure
+            .changes()
+            .iter()
+            .filter(|call| call.name == "PUT version")
+            .count();
+        assert_eq!(puts, 1, "{call}: one version is made once");
+    }
+}
+
+/// Killed while pages are written: nobody imports what it left, and the next one begins anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_killed_in_mid_upload_is_completed_by_the_next() {
+    let world = World::new(&["eastus"]).await;
+    let disk = disk("x86_64");
+    let row = row("x86_64", &disk);
+    world.compose(vec![row.clone()]);
+    let files = Files::start(world.folder.path()).await.unwrap();
+    let path = format!("/compose/{}", row.path());
+    files.fault(
+        &path,
+        files::Fault::Stall {
+            after: row.bytes.len() as u64 / 2,
+        },
+        1,
+    );
+    let url = files.url("/compose");
+    let mut first = world.program().args(["reconsume", "--compose", &url]).start().unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while world.azurite.blobs().await.unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "no blob: {}", first.stderr());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    first.kill().unwrap();
+    assert!(world.azure.versions().is_empty());
+    let exit = world.run(&["reconsume", "--compose", &url]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+}
+
+/// What lies there under the blob's name is overwritten, and never imported.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_written_blob_is_begun_anew() {
+    let world = World::new(&["eastus"]).await;
+    let disk = disk("x86_64");
+    let row = row("x86_64", &disk);
+    let digest = cloud_image_uploader_test_support::archive::sha256(&row.bytes);
+    world.compose(vec![row]);
+    let name = format!("{X64}-{VERSION}-{}.vhd", &digest[..16]);
+    world
+        .azurite
+        .leave(
+            &name,
+            1 << 20,
+            &[("x-ms-meta-image_sha256", &digest), ("x-ms-meta-complete", "false")],
+        )
+        .await
+        .unwrap();
+    world.azurite.scribble(&name, &[0xee; 4096]).await.unwrap();
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_at_once_make_one_version() {
+    let world = World::new(&["eastus", "westus2"]).await;
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let (one, two) = tokio::join!(world.reconsume(&[]), world.reconsume(&[]));
+    assert_eq!(
+        (one.code, two.code),
+        (Some(0), Some(0)),
+        "{}\n{}",
+        one.stderr,
+        two.stderr
+    );
+    world.assert_published(X64, &disk).await;
+    assert_eq!(world.azure.versions().len(), 1);
+    let imports = world
+        .azure
+        .changes()
+        .iter()
+        .filter(|call| call.name == "PUT version" && call.status == 201)
+        .count();
+    assert_eq!(imports, 1, "{:?}", world.azure.changes());
+}
+
+/// A version that another process is making is followed, not made again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_in_the_making_is_found_again() {
+    let world = World::new(&["eastus", "westus2"]).await;
+    world.azure.set_times(|times| times.region = Duration::from_secs(2));
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let mut first = world.reconsuming(&[]).start().unwrap();
+    world.azure.wait_for_calls("GET operation", 2, LIMIT).await.unwrap();
+    first.kill().unwrap();
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+    assert_eq!(
+        world
+            .azure
+            .changes()
+            .iter()
+            .filter(|call| call.name == "PUT version")
+            .count(),
+        1
+    );
+}

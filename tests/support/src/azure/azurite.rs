@@ -1,0 +1,243 @@
+//! Azurite, the blob service's emulator, over https with an authority of the test's own and bearer tokens.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::{Client, Method, RequestBuilder, Response};
+use tempfile::TempDir;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::tokens::jwt;
+use crate::{
+    certs::Authority,
+    process::{Server, command, free_port, listens, test_env},
+};
+
+/// The storage account that Azurite knows.
+pub const ACCOUNT: &str = "devstoreaccount1";
+
+/// A version of the protocol that has everything needed here.
+const VERSION: &str = "2023-11-03";
+
+/// A container of its own in a running Azurite. It takes seconds to start, so tests that run at once share one.
+pub struct Azurite {
+    running: Arc<Running>,
+    reader: Reader,
+}
+
+struct Running {
+    _server: Server,
+    _folder: TempDir,
+    port: u16,
+    authority: String,
+    ca: PathBuf,
+}
+
+/// Reads blobs as Azure does itself.
+#[derive(Clone)]
+pub(super) struct Reader {
+    http: Client,
+    endpoint: String,
+    container: String,
+}
+
+impl Azurite {
+    /// A new, empty container; starts the server unless it runs.
+    pub async fn start() -> Result<Self> {
+        static RUNNING: Mutex<Weak<Running>> = Mutex::const_new(Weak::new());
+        let running = {
+            let mut shared = RUNNING.lock().await;
+            match shared.upgrade() {
+                Some(running) => running,
+                None => {
+                    let running = Arc::new(Running::start().await?);
+                    *shared = Arc::downgrade(&running);
+                    running
+                }
+            }
+        };
+        // Clients belong to the runtime of one test.
+        let http = Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(running.authority.as_bytes())?])
+            .build()?;
+        let reader = Reader {
+            http,
+            endpoint: format!("https://127.0.0.1:{}/{ACCOUNT}", running.port),
+            container: format!("vhds-{}", Uuid::new_v4().simple()),
+        };
+        let created = reader
+            .send(Method::PUT, "?restype=container", |request| request)
+            .await?;
+        ensure!(created.status() == 201, "create the container: {}", created.status());
+        Ok(Self { running, reader })
+    }
+
+    /// `blob_endpoint`, with the account's path.
+    pub fn url(&self) -> &str {
+        &self.reader.endpoint
+    }
+
+    /// `storage_container_name`.
+    pub fn container(&self) -> &str {
+        &self.reader.container
+    }
+
+    /// The authority's certificate, a PEM file: the value of `SSL_CERT_FILE`.
+    pub fn ca(&self) -> &Path {
+        &self.running.ca
+    }
+
+    /// A token for blobs, for other clients.
+    pub fn token(&self) -> String {
+        jwt("https://storage.azure.com")
+    }
+
+    /// The names of all blobs.
+    pub async fn blobs(&self) -> Result<Vec<String>> {
+        let list = "?restype=container&comp=list";
+        let text = self
+            .reader
+            .send(Method::GET, list, |request| request)
+            .await?
+            .text()
+            .await?;
+        let mut names = text.split("<Name>").skip(1);
+        Ok(names
+            .by_ref()
+            .filter_map(|rest| rest.split("</Name>").next().map(str::to_owned))
+            .collect())
+    }
+
+    /// Where a blob is.
+    pub fn url_of(&self, blob: &str) -> String {
+        format!("{}/{}/{blob}", self.reader.endpoint, self.reader.container)
+    }
+
+    /// The content of a blob.
+    pub async fn read(&self, blob: &str) -> Result<Vec<u8>> {
+        Ok(self.reader.get(&self.url_of(blob)).await?.bytes().await?.to_vec())
+    }
+
+    /// Makes a page blob of this size with these headers, as another process would have left it.
+    pub async fn leave(&self, blob: &str, size: u64, headers: &[(&str, &str)]) -> Result<()> {
+        let created = self
+            .reader
+            .send(Method::PUT, &format!("/{blob}"), |request| {
+                let request = request
+                    .header("x-ms-blob-type", "PageBlob")
+                    .header("x-ms-blob-content-length", size.to_string())
+                    .header("content-length", "0");
+                headers
+                    .iter()
+                    .fold(request, |request, (name, value)| request.header(*name, *value))
+            })
+            .await?;
+        ensure!(created.status() == 201, "create {blob}: {}", created.status());
+        Ok(())
+    }
+
+    /// Writes bytes at the start of a page blob; whole pages.
+    pub async fn scribble(&self, blob: &str, bytes: &[u8]) -> Result<()> {
+        let (range, bytes) = (format!("bytes=0-{}", bytes.len() - 1), bytes.to_vec());
+        let written = self
+            .reader
+            .send(Method::PUT, &format!("/{blob}?comp=page"), |request| {
+                request
+                    .header("x-ms-page-write", "update")
+                    .header("x-ms-range", &range)
+                    .body(bytes.clone())
+            })
+            .await?;
+        ensure!(written.status() == 201, "write to {blob}: {}", written.status());
+        Ok(())
+    }
+
+    pub(super) fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+}
+
+impl Running {
+    async fn start() -> Result<Self> {
+        let program = test_env().join("node/node_modules/.bin/azurite-blob");
+        ensure!(
+            program.exists(),
+            "no azurite-blob in {}: run tests/setup",
+            test_env().display()
+        );
+        let folder = tempfile::tempdir()?;
+        let authority = Authority::new()?;
+        let ca = authority.write(folder.path())?;
+        let (cert, key) = authority.server()?.write(folder.path(), "server")?;
+        let port = free_port()?;
+        let mut serve = command(&program, folder.path());
+        serve
+            .args([
+                "--oauth",
+                "basic",
+                "--skipApiVersionCheck",
+                "--disableTelemetry",
+                "--inMemoryPersistence",
+            ])
+            .args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()])
+            .arg("--cert")
+            .arg(cert)
+            .arg("--key")
+            .arg(key);
+        let log = folder.path().join("azurite.log");
+        let mut server = Server::start("azurite-blob", &serve, &log)?;
+        server.wait_ready(async || listens(port).await).await?;
+        Ok(Self {
+            _server: server,
+            _folder: folder,
+            port,
+            authority: authority.pem(),
+            ca,
+        })
+    }
+}
+
+impl Reader {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        with: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response> {
+        let url = format!("{}/{}{path}", self.endpoint, self.container);
+        let request = self.http.request(method, &url).header("x-ms-version", VERSION);
+        let request = request.bearer_auth(jwt("https://storage.azure.com"));
+        with(request).send().await.with_context(|| url.clone())
+    }
+
+    async fn get(&self, url: &str) -> Result<Response> {
+        let path = url.strip_prefix(&format!("{}/{}", self.endpoint, self.container));
+        let path = path.with_context(|| format!("{url} is not a blob of {}", self.container))?;
+        let response = self.send(Method::GET, path, |request| request).await?;
+        if !response.status().is_success() {
+            bail!("{url}: {}", response.status());
+        }
+        Ok(response)
+    }
+
+    /// The bytes of a page blob that nobody writes.
+    pub(super) async fn disk(&self, url: &str) -> Result<Vec<u8>, String> {
+        let response = self.get(url).await.map_err(|error| format!("{error:#}"))?;
+        let header = |name: &str| {
+            let value = response.headers().get(name).and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        if header("x-ms-blob-type") != "PageBlob" {
+            return Err("The blob is not a page blob.".to_owned());
+        }
+        if header("x-ms-lease-status") == "locked" {
+            return Err("There is currently a lease on the blob.".to_owned());
+        }
+        let bytes = response.bytes().await.map_err(|error| error.to_string())?;
+        Ok(bytes.to_vec())
+    }
+}

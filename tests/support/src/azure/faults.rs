@@ -1,0 +1,111 @@
+//! What goes wrong, by the name of the call, and what was called.
+
+use std::time::Instant;
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, header},
+    response::Response,
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde_json::json;
+
+use super::{Fake, reply};
+
+/// What goes wrong with one call.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// 403: not permitted.
+    Refuse,
+    /// 429, with this `Retry-After` in seconds.
+    Throttle(u32),
+    /// This status with this code.
+    Status(u16, &'static str),
+    /// Nothing is done, and nothing answered.
+    Hang,
+    /// It is done, and nothing answered.
+    Deaf,
+    /// It is done, and the connection breaks in mid-answer.
+    Lost,
+}
+
+/// One call.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// `PUT version`, `LIST versions`, `POST token`, …
+    pub name: String,
+    /// The path without its first slash.
+    pub path: String,
+    /// What was, or would have been, answered; 0 for nothing.
+    pub status: u16,
+    /// When.
+    pub at: Instant,
+}
+
+pub(super) struct Planned {
+    call: String,
+    fault: Fault,
+    left: usize,
+}
+
+impl Planned {
+    pub(super) fn new(call: &str, fault: Fault, times: usize) -> Self {
+        Self {
+            call: call.to_owned(),
+            fault,
+            left: times,
+        }
+    }
+}
+
+impl Fault {
+    /// The answer of faults that answer before anything is done.
+    pub(super) fn instead(&self) -> Option<Response> {
+        let error = |status, code: &str| {
+            let body = json!({"error": {"code": code, "message": "a test wants it so"}});
+            reply::document(status, &body)
+        };
+        match self {
+            Self::Refuse => Some(error(403, "AuthorizationFailed")),
+            Self::Status(status, code) => Some(error(*status, code)),
+            Self::Throttle(seconds) => {
+                let mut response = error(429, "TooManyRequests");
+                response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
+                Some(response)
+            }
+            Self::Hang | Self::Deaf | Self::Lost => None,
+        }
+    }
+}
+
+impl Fake {
+    pub(super) fn take_fault(&mut self, call: &str) -> Option<Fault> {
+        let planned = self
+            .faults
+            .iter_mut()
+            .find(|planned| planned.call == call && planned.left > 0)?;
+        planned.left -= 1;
+        Some(planned.fault.clone())
+    }
+
+    pub(super) fn record(&mut self, name: &str, path: &str, status: u16) {
+        self.calls.push(Call {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            status,
+            at: Instant::now(),
+        });
+    }
+}
+
+/// The answer, less its end.
+pub(super) fn cut(response: Response) -> Response {
+    let (mut parts, _) = response.into_parts();
+    parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(1000));
+    let begun = stream::once(async { Ok::<_, std::io::Error>(Bytes::from_static(b"{")) });
+    let broken = stream::once(async { Err(std::io::ErrorKind::ConnectionReset.into()) });
+    Response::from_parts(parts, Body::from_stream(begun.chain(broken)))
+}

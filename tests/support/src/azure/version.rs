@@ -1,0 +1,321 @@
+//! Versions: imported from a blob, replicated to regions.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::{
+    Fake, Shared, empty,
+    gallery::{in_progress, parent},
+    regions,
+    reply::Refusal,
+    rules::{check, check_change, check_disk, check_name, target_names},
+};
+
+/// A version and how far it is.
+pub(super) struct Version {
+    id: String,
+    name: String,
+    body: Value,
+    import: Import,
+    is_new: bool,
+    replicas: BTreeMap<String, Replica>,
+    /// The last operation.
+    pub(super) operation: String,
+    deleted: Option<Instant>,
+}
+
+enum Import {
+    Running,
+    Done(Instant),
+    Failed(&'static str, String),
+}
+
+struct Replica {
+    begun: Instant,
+    takes: Duration,
+    fails: bool,
+}
+
+impl Version {
+    pub(super) fn ready(id: &str, name: &str, tags: Value, profile: Value) -> Self {
+        let now = Instant::now();
+        let regions = profile["targetRegions"].as_array().cloned().unwrap_or_default();
+        let replicas = regions.iter().filter_map(|region| region["name"].as_str()).map(|name| {
+            let replica = Replica {
+                begun: now,
+                takes: Duration::ZERO,
+                fails: false,
+            };
+            (regions::canonical(name), replica)
+        });
+        let source = json!({"uri": "https://gone.blob.core.windows.net/vhds/gone.vhd"});
+        let mut version = Self {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            replicas: replicas.collect(),
+            body: json!({"location": "eastus", "tags": tags, "properties": {
+                "publishingProfile": profile,
+                "storageProfile": {"osDiskImage": {"source": source}},
+                "safetyProfile": {"allowDeletionOfReplicatedLocations": true},
+            }}),
+            import: Import::Done(now),
+            is_new: false,
+            operation: String::new(),
+            deleted: None,
+        };
+        version.body["properties"]["publishingProfile"]["publishedDate"] = json!("2025-01-01T00:00:00Z");
+        version
+    }
+
+    pub(super) fn tags(&mut self) -> &mut Value {
+        &mut self.body["tags"]
+    }
+
+    fn is_done(&self, replica: &Replica) -> bool {
+        match self.import {
+            Import::Done(at) => Instant::now() >= at.max(replica.begun) + replica.takes,
+            Import::Running | Import::Failed(..) => false,
+        }
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        match self.import {
+            Import::Running => true,
+            Import::Failed(..) => self.deleted.is_some(),
+            Import::Done(_) => self.deleted.is_some() || self.replicas.values().any(|replica| !self.is_done(replica)),
+        }
+    }
+
+    /// Why it is not good.
+    pub(super) fn error(&self) -> Option<(&'static str, String)> {
+        if let Import::Failed(code, message) = &self.import {
+            return Some((code, message.clone()));
+        }
+        let failed: Vec<&str> = self
+            .replicas
+            .iter()
+            .filter(|(_, replica)| replica.fails && self.is_done(replica))
+            .map(|(region, _)| region.as_str())
+            .collect();
+        let message = format!("The replication jobs have not completed in {}.", failed.join(", "));
+        (!failed.is_empty()).then_some(("ReplicationJobsNotCompleted", message))
+    }
+
+    fn state(&self) -> &'static str {
+        if self.deleted.is_some() {
+            "Deleting"
+        } else if self.is_busy() {
+            if self.is_new { "Creating" } else { "Updating" }
+        } else if self.error().is_some() {
+            "Failed"
+        } else {
+            "Succeeded"
+        }
+    }
+
+    fn summary(&self) -> Value {
+        let rows: Vec<Value> = self
+            .replicas
+            .iter()
+            .map(|(region, replica)| {
+                let display = regions::display(region);
+                match (&self.import, self.is_done(replica), replica.fails) {
+                    (Import::Failed(_, why), _, _) => {
+                        json!({"region": display, "state": "Failed", "details": why, "progress": 0})
+                    }
+                    (_, false, _) => json!({"region": display, "state": "Replicating", "details": "", "progress": 40}),
+                    (_, true, false) => {
+                        json!({"region": display, "state": "Completed", "details": "", "progress": 100})
+                    }
+                    (_, true, true) => json!({
+                        "region": display, "state": "Failed", "progress": 90,
+                        "details": "Storage allocation failure: try the region again later.",
+                    }),
+                }
+            })
+            .collect();
+        let aggregated = match self.state() {
+            "Succeeded" => "Completed",
+            "Failed" => "Failed",
+            _ => "InProgress",
+        };
+        json!({"aggregatedState": aggregated, "summary": rows})
+    }
+}
+
+impl Fake {
+    /// Removes what was deleted long enough ago.
+    pub(super) fn settle(&mut self) {
+        let now = Instant::now();
+        let gone = |version: &Version| version.deleted.is_some_and(|at| now >= at);
+        let keys: Vec<String> = self
+            .versions
+            .iter()
+            .filter(|(_, version)| gone(version))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in keys {
+            self.versions.remove(&key);
+            self.imports.remove(&key);
+            self.forgotten.insert(key, now + self.times.forgetting);
+        }
+    }
+
+    pub(super) fn version(&mut self, key: &str, expand: bool) -> Option<Value> {
+        self.settle();
+        let version = self.versions.get(key)?;
+        let mut shown = version.body.clone();
+        shown["id"] = json!(version.id);
+        shown["name"] = json!(version.name);
+        shown["type"] = json!("Microsoft.Compute/galleries/images/versions");
+        let properties = &mut shown["properties"];
+        properties["provisioningState"] = json!(version.state());
+        let regions = properties["publishingProfile"]["targetRegions"].as_array_mut();
+        for region in regions.into_iter().flatten() {
+            region["name"] = json!(regions::display(region["name"].as_str().unwrap_or_default()));
+        }
+        if matches!(version.import, Import::Done(_)) {
+            properties["storageProfile"]["osDiskImage"]["sizeInGB"] = json!(5);
+        }
+        properties["replicationStatus"] = if expand { version.summary() } else { Value::Null };
+        Some(shown)
+    }
+
+    /// The answer, and what is to be imported.
+    pub(super) fn put_version(
+        &mut self,
+        key: &str,
+        path: &str,
+        name: &str,
+        mut body: Value,
+    ) -> Result<(Response, Option<String>), Refusal> {
+        self.settle();
+        let definition = parent(key);
+        if !self.definitions.contains_key(definition) {
+            return Err(Refusal::new(
+                404,
+                "ParentResourceNotFound",
+                "there is no such definition",
+            ));
+        }
+        check_name(name)?;
+        let home = check(&body)?;
+        let now = Instant::now();
+        if self.forgotten.get(key).is_some_and(|until| now < *until) {
+            return Err(Refusal::new(
+                409,
+                "Conflict",
+                "The resource of this name is still being deleted.",
+            ));
+        }
+        let wanted: Vec<String> = target_names(&body);
+        let (status, import) = match self.versions.get(key) {
+            None => {
+                let uri = body["properties"]["storageProfile"]["osDiskImage"]["source"]["uri"].as_str();
+                let uri = uri.map(str::to_owned);
+                body["properties"]["publishingProfile"]["publishedDate"] = json!("2025-10-24T08:00:00Z");
+                let version = Version {
+                    id: format!("/{path}"),
+                    name: name.to_owned(),
+                    body,
+                    import: Import::Running,
+                    is_new: true,
+                    replicas: BTreeMap::new(),
+                    operation: String::new(),
+                    deleted: None,
+                };
+                self.versions.insert(key.to_owned(), version);
+                (201, uri)
+            }
+            Some(old) => {
+                if old.is_busy() {
+                    return Err(in_progress());
+                }
+                if let Import::Failed(..) = old.import {
+                    return Err(Refusal::new(
+                        409,
+                        "Conflict",
+                        "a version that was never imported can only be deleted",
+                    ));
+                }
+                check_change(&old.body, &body, &home)?;
+                let published = old.body["properties"]["publishingProfile"]["publishedDate"].clone();
+                body["properties"]["publishingProfile"]["publishedDate"] = published;
+                if let Some(version) = self.versions.get_mut(key) {
+                    version.body = body;
+                    version.is_new = false;
+                }
+                (200, None)
+            }
+        };
+        self.replicate(key, &wanted);
+        let shown = self.version(key, false).unwrap_or_default();
+        Ok((self.begun(status, key, Some(&shown)), import))
+    }
+
+    /// Begins what is new, and ends what is not wanted any more.
+    fn replicate(&mut self, key: &str, wanted: &[String]) {
+        let Some(version) = self.versions.get_mut(key) else {
+            return;
+        };
+        version.replicas.retain(|region, _| wanted.contains(region));
+        let mut takes = Duration::ZERO;
+        for region in wanted {
+            if version.replicas.contains_key(region) {
+                continue;
+            }
+            takes += self.times.region;
+            let left = self.failing.get_mut(region).filter(|left| **left > 0);
+            let fails = left.is_some();
+            if let Some(left) = left {
+                *left = left.saturating_sub(1);
+            }
+            let replica = Replica {
+                begun: Instant::now(),
+                takes,
+                fails,
+            };
+            version.replicas.insert(region.clone(), replica);
+        }
+    }
+
+    pub(super) fn delete_version(&mut self, key: &str) -> Result<Response, Refusal> {
+        self.settle();
+        let Some(version) = self.versions.get_mut(key) else {
+            return Ok(empty(204));
+        };
+        if version.is_busy() {
+            return Err(in_progress());
+        }
+        version.deleted = Some(Instant::now() + self.times.other);
+        Ok(self.begun(202, key, None))
+    }
+}
+
+/// Reads the blob, and looks whether it is a disk.
+pub(super) async fn import(shared: Arc<Shared>, key: String, uri: String) {
+    let pause = shared.lock().times.import;
+    tokio::time::sleep(pause).await;
+    let read = match &shared.blobs {
+        Some(blobs) => blobs.disk(&uri).await,
+        None => Err("no storage".to_owned()),
+    };
+    let imported = read.and_then(|bytes| check_disk(&bytes).map(|()| bytes));
+    let mut fake = shared.lock();
+    let Some(version) = fake.versions.get_mut(&key) else {
+        return;
+    };
+    match imported {
+        Ok(bytes) => {
+            version.import = Import::Done(Instant::now());
+            fake.imports.insert(key, bytes);
+        }
+        Err(why) => version.import = Import::Failed("InvalidParameter", why),
+    }
+}
