@@ -4,6 +4,7 @@
 //! own. What must be installed comes from `tests/setup`; a test that misses it fails and says so.
 
 pub mod amqp;
+pub mod amqp_proxy;
 pub mod archive;
 pub mod certs;
 pub mod fedora_messaging;
