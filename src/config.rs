@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::http::Hosts;
 use crate::location::Location;
 
 pub use environment::Environment;
@@ -73,6 +74,8 @@ pub struct Service {
     /// `release_metadata_url`, or a file with a copy. Default:
     /// `https://fedorapeople.org/groups/qa/metadata/release.json`.
     pub release_metadata_url: Location,
+    /// `allowed_compose_hosts`: where composes may be, also after a redirect. Default: anywhere.
+    pub allowed_compose_hosts: Hosts,
     /// `max_concurrent_images`: images worked on at once. Default: 4.
     pub max_concurrent_images: usize,
     /// `decode_threads`: threads for decompression. Default: the number of processors.
@@ -222,6 +225,9 @@ impl Service {
             "release_metadata_url",
             "https://fedorapeople.org/groups/qa/metadata/release.json",
         );
+        let allowed_compose_hosts = table.optional("allowed_compose_hosts", Hosts::default(), |value| {
+            value.some(Value::host).map(Hosts::only)
+        });
         let max_concurrent_images = count("max_concurrent_images", 4);
         let decode_threads = count("decode_threads", processors);
         let buffer_memory = table.optional("buffer_memory", 512 << 20, Value::size);
@@ -232,6 +238,7 @@ impl Service {
             datagrepper_url: datagrepper_url?,
             bodhi_url: bodhi_url?,
             release_metadata_url: release_metadata_url?,
+            allowed_compose_hosts: allowed_compose_hosts?,
             max_concurrent_images: max_concurrent_images?,
             decode_threads: decode_threads?,
             buffer_memory: buffer_memory?,

@@ -8,11 +8,11 @@ use reqwest::Client;
 use url::Url;
 
 use crate::error::{Class, Classified};
-use crate::http::{self, GetError};
+use crate::http::{self, Elsewhere, GetError, Hosts};
 use crate::retry::Policy;
 
 /// A base that paths are joined to, or a file below it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Location {
     /// `http` or `https`.
     Http(Url),
@@ -47,6 +47,18 @@ impl Location {
             Ok(_) => Self::remote(text),
             Err(url::ParseError::RelativeUrlWithoutBase) if !text.is_empty() => Ok(Self::Folder(folder.join(text))),
             Err(_) => Err(Refused(text.to_owned())),
+        }
+    }
+
+    /// Refuses a server that is not one of these. Folders are named by operators only.
+    ///
+    /// # Errors
+    ///
+    /// The host, where it is not allowed.
+    pub fn within(&self, hosts: &Hosts) -> Result<(), Elsewhere> {
+        match self {
+            Self::Http(url) => hosts.check(url),
+            Self::Folder(_) => Ok(()),
         }
     }
 

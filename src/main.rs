@@ -78,9 +78,9 @@ async fn run(arguments: Arguments) -> Result<u8, Stop> {
     let mails = telemetry::start(&config.logging, arguments.log_format, board.terminal()).map_err(Stop::usage)?;
     let outcome = match arguments.command {
         Command::Consume => consume(config, board).await,
-        Command::Reconsume(arguments) => reconsume(config, arguments, board).await,
-        Command::Plan(arguments) => plan(&config, &arguments.subject, arguments.format).await,
-        Command::Check { offline } => check(config, offline).await,
+        Command::Reconsume(arguments) => unless_stopped(reconsume(config, arguments, board)).await,
+        Command::Plan(arguments) => unless_stopped(plan(&config, &arguments.subject, arguments.format)).await,
+        Command::Check { offline } => unless_stopped(check(config, offline)).await,
     };
     let code = outcome.unwrap_or_else(|Stop { code, error }| {
         tracing::error!("{}", Chain(error.as_ref()));
@@ -88,6 +88,15 @@ async fn run(arguments: Arguments) -> Result<u8, Stop> {
     });
     mails.finish().await;
     Ok(code)
+}
+
+/// A command that may be left at any point: what it did stays, and the next one finds it.
+async fn unless_stopped(command: impl Future<Output = Result<u8, Stop>>) -> Result<u8, Stop> {
+    let stop = stop_signal()?;
+    tokio::select! {
+        outcome = command => outcome,
+        () = stop => Ok(0),
+    }
 }
 
 async fn consume(config: Config, board: Board) -> Result<u8, Stop> {
@@ -157,10 +166,7 @@ async fn reconsume(config: Config, arguments: Reconsume, board: Board) -> Result
         ..Options::default()
     };
     let reporting = tokio::spawn(async move { board.report().await });
-    let report = tokio::select! {
-        report = pipeline.run(&request, &options) => report,
-        () = stop_signal()? => return Ok(0),
-    };
+    let report = pipeline.run(&request, &options).await;
     reporting.abort();
     report.log_published();
     broker.close().await;
@@ -170,12 +176,14 @@ async fn reconsume(config: Config, arguments: Reconsume, board: Board) -> Result
 }
 
 async fn plan(config: &Config, subject: &Subject, format: PlanFormat) -> Result<u8, Stop> {
-    let http = http::client().map_err(anyhow::Error::new)?;
+    let http = compose_client(config)?;
     let plan = match request(&http, config, subject).await? {
         Wish::Nothing(reason) => Plan::Nothing(reason),
         Wish::Publish(request) => {
             let only = subject.only.as_deref().map(Only::new);
-            let releases = releases(&http, config);
+            let hosts = &config.service.allowed_compose_hosts;
+            request.location.within(hosts).map_err(|error| failed(error.into()))?;
+            let releases = releases(config)?;
             let prepared = pipeline::prepare(&http, &releases, &config.provider, &request, only.as_ref()).await;
             Plan::Compose(Box::new(prepared.map_err(failed)?))
         }
@@ -239,10 +247,11 @@ fn finding(subject: &str, result: &Result<String, String>) -> bool {
 }
 
 fn assemble(config: &Config, environment: &Environment, broker: Arc<Broker>, board: Board) -> Result<Pipeline, Stop> {
-    let http = http::client().map_err(anyhow::Error::new)?;
+    let http = compose_client(config)?;
     let service = &config.service;
     Ok(Pipeline {
-        releases: releases(&http, config),
+        releases: releases(config)?,
+        hosts: service.allowed_compose_hosts.clone(),
         section: config.provider.clone(),
         provider: provider::build(&config.provider, environment)
             .map_err(|failure| Stop::usage(anyhow!("failed to {failure}")))?,
@@ -261,19 +270,25 @@ fn assemble(config: &Config, environment: &Environment, broker: Arc<Broker>, boa
     })
 }
 
-fn releases(http: &Client, config: &Config) -> Releases {
+fn compose_client(config: &Config) -> Result<Client> {
+    Ok(http::client_within(config.service.allowed_compose_hosts.clone())?)
+}
+
+fn releases(config: &Config) -> Result<Releases> {
     let service = &config.service;
-    Releases::new(
-        http.clone(),
+    Ok(Releases::new(
+        http::client()?,
         service.bodhi_url.clone(),
         service.release_metadata_url.clone(),
-    )
+    ))
 }
 
 /// What the operator asks for.
 async fn request(http: &Client, config: &Config, subject: &Subject) -> Result<Wish, Stop> {
     if let Some(url) = &subject.compose {
         let location = Location::trusted(url, Path::new("")).map_err(Stop::usage)?;
+        let hosts = &config.service.allowed_compose_hosts;
+        location.within(hosts).map_err(|error| failed(error.into()))?;
         let id = compose::Compose::id_at(http, &location)
             .await
             .map_err(|error| failed(error.into()))?;
@@ -297,7 +312,7 @@ async fn request(http: &Client, config: &Config, subject: &Subject) -> Result<Wi
         .datagrepper_url
         .as_ref()
         .unwrap_or(&config.service.datagrepper_url);
-    match datagrepper::fetch(http, service, id).await {
+    match datagrepper::fetch(&http::client().map_err(anyhow::Error::new)?, service, id).await {
         Ok(message) => Ok(message
             .wish(None)
             .map_err(Stop::usage)?

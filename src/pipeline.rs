@@ -13,6 +13,7 @@ use crate::compose::Compose;
 use crate::compose::release::{Release, Releases};
 use crate::config;
 use crate::error::{Class, Failure};
+use crate::http::Hosts;
 use crate::message::Request;
 use crate::notify::{self, Notice, Notifier};
 use crate::provider::{Failed, Place, Provider, Publication, Task};
@@ -71,6 +72,8 @@ pub struct Options {
 pub struct Pipeline {
     /// Reads metadata.
     pub http: Client,
+    /// Where composes may be.
+    pub hosts: Hosts,
     /// Knows releases.
     pub releases: Releases,
     /// The provider's section.
@@ -121,6 +124,7 @@ impl Pipeline {
     }
 
     async fn prepare(&self, request: &Request, only: Option<&Only>) -> Result<Prepared, Failure> {
+        request.location.within(&self.hosts)?;
         Policy::work(self.give_up_after)
             .run("compose", Failure::class, || async {
                 prepare(&self.http, &self.releases, &self.section, request, only).await

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod hostile;
+mod hosts;
 mod repair;
 mod sample;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloud_image_uploader_test_support::archive::noise;
+use cloud_image_uploader_test_support::archive::{message, noise};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
 use cloud_image_uploader_test_support::files::Fault;
 use cloud_image_uploader_test_support::proxy::Proxy;
@@ -109,7 +109,12 @@ async fn with_dead_letters(world: &World) -> &'static str {
 async fn bad_messages_are_rejected_for_good_and_named() {
     let world = World::new().await;
     let dead = with_dead_letters(&world).await;
-    let mut daemon = world.consume().await;
+    let config = world.config(&World::broker(world.rabbit.plain_port));
+    let config = config.replace(
+        "give_up_after",
+        "allowed_compose_hosts = [\"127.0.0.1\"]\ngive_up_after",
+    );
+    let mut daemon = world.consume_with(&config).await;
     let topic = "org.fedoraproject.prod.pungi.compose.status.change";
     let elsewhere = world.files.url("/nowhere");
     let finished = |key: &str, value: Value| {
@@ -125,6 +130,16 @@ async fn bad_messages_are_rejected_for_good_and_named() {
         (finished("compose_id", Value::Null), "\"compose_id\" is missing"),
         (finished("location", json!(17)), "\"location\" is missing"),
         (finished("location", json!("file:///etc")), "only http and https"),
+        (
+            message(
+                "Fedora-Cloud-43-20260307.0",
+                None,
+                &elsewhere.replace("127.0.0.1", "localhost"),
+            )["body"]
+                .to_string()
+                .into_bytes(),
+            "not one of allowed_compose_hosts",
+        ),
         (finished("location", json!(elsewhere)), "find http"),
         (
             finished("compose_id", json!("Fedora-Cloud-43-20260306.0")),
