@@ -9,6 +9,7 @@ pub mod archive;
 pub mod certs;
 pub mod fedora_messaging;
 pub mod files;
+pub mod front;
 pub mod http_server;
 pub mod mail;
 pub mod process;
