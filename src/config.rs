@@ -76,6 +76,11 @@ pub struct Service {
     pub release_metadata_url: Location,
     /// `allowed_compose_hosts`: where composes may be, also after a redirect. Default: anywhere.
     pub allowed_compose_hosts: Hosts,
+    /// `verify_signatures`: whether signed checksums have to vouch for images. Default: they need not be there, and are
+    /// not looked for.
+    pub verify_signatures: VerifySignatures,
+    /// `keyring`: a file of public keys, needed unless that is off.
+    pub keyring: Option<PathBuf>,
     /// `max_concurrent_images`: images worked on at once. Default: 4.
     pub max_concurrent_images: usize,
     /// `decode_threads`: threads for decompression. Default: the number of processors.
@@ -89,6 +94,17 @@ pub struct Service {
     pub location_patience: Duration,
     /// `shutdown_grace`: how long work in hand may go on after a signal. Default: 25 seconds.
     pub shutdown_grace: Duration,
+}
+
+/// Whether signed checksums have to vouch for images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifySignatures {
+    /// They are not looked for.
+    Off,
+    /// Where there are some, they have to be right.
+    IfPresent,
+    /// Nothing is published without.
+    Require,
 }
 
 /// Where images are published.
@@ -228,6 +244,19 @@ impl Service {
         let allowed_compose_hosts = table.optional("allowed_compose_hosts", Hosts::default(), |value| {
             value.some(Value::host).map(Hosts::only)
         });
+        let modes = [
+            ("off", VerifySignatures::Off),
+            ("if-present", VerifySignatures::IfPresent),
+            ("require", VerifySignatures::Require),
+        ];
+        let verify_signatures =
+            table.optional("verify_signatures", VerifySignatures::Off, |value| value.one_of(&modes));
+        let keyring = table.optional("keyring", None, |value| value.path().map(Some));
+        let needs_keyring = verify_signatures.is_some_and(|mode| mode != VerifySignatures::Off);
+        if needs_keyring && matches!(keyring, Some(None)) {
+            table.note("verify_signatures needs a keyring");
+            return None;
+        }
         let max_concurrent_images = count("max_concurrent_images", 4);
         let decode_threads = count("decode_threads", processors);
         let buffer_memory = table.optional("buffer_memory", 512 << 20, Value::size);
@@ -239,6 +268,8 @@ impl Service {
             bodhi_url: bodhi_url?,
             release_metadata_url: release_metadata_url?,
             allowed_compose_hosts: allowed_compose_hosts?,
+            verify_signatures: verify_signatures?,
+            keyring: keyring?,
             max_concurrent_images: max_concurrent_images?,
             decode_threads: decode_threads?,
             buffer_memory: buffer_memory?,

@@ -77,6 +77,21 @@ impl Location {
         }
     }
 
+    /// Another file in the same folder.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> Self {
+        match self {
+            Self::Http(file) => {
+                let mut url = file.clone();
+                if let Ok(mut segments) = url.path_segments_mut() {
+                    segments.pop().push(name);
+                }
+                Self::Http(url)
+            }
+            Self::Folder(file) => Self::Folder(file.with_file_name(name)),
+        }
+    }
+
     /// Reads a small document whole. Passing failures are retried for about a minute; `what` names it in metrics.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ use cloud_image_uploader::notify::Notifier;
 use cloud_image_uploader::pipeline::{self, Options, Pipeline};
 use cloud_image_uploader::plan::{self, Plan};
 use cloud_image_uploader::select::Only;
+use cloud_image_uploader::signature::Signatures;
 use cloud_image_uploader::source::Sources;
 use cloud_image_uploader::telemetry::progress::Board;
 use cloud_image_uploader::work::Work;
@@ -252,6 +253,7 @@ fn assemble(config: &Config, environment: &Environment, broker: Arc<Broker>, boa
     Ok(Pipeline {
         releases: releases(config)?,
         hosts: service.allowed_compose_hosts.clone(),
+        signatures: Signatures::new(service).map_err(|error| Stop::usage(anyhow!("failed to {}", Chain(&error))))?,
         section: config.provider.clone(),
         provider: provider::build(&config.provider, environment)
             .map_err(|failure| Stop::usage(anyhow!("failed to {failure}")))?,

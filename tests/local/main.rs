@@ -6,6 +6,7 @@ mod hostile;
 mod hosts;
 mod repair;
 mod sample;
+mod signatures;
 
 use std::collections::BTreeMap;
 use std::fs;
