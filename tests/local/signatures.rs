@@ -76,6 +76,16 @@ fn place(desk: &Desk, variant: &str, arch: &str) -> PathBuf {
     folder.join(format!("Fedora-{variant}-43-1.7-{arch}-CHECKSUM"))
 }
 
+/// Sound checksums, signed, for every variant and architecture.
+async fn vouch(desk: &Desk, signer: &Signer) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for arch in ["aarch64", "x86_64"] {
+        let signed = signer.sign(&checksums(arch), "SHA256").await;
+        files.extend(["Cloud", "Silverblue"].map(|variant| (place(desk, variant, arch), signed.clone())));
+    }
+    files
+}
+
 fn configure(desk: &Desk, mode: &str, keyring: &Path) {
     let text = fs::read_to_string(desk.conf()).unwrap();
     let keys = format!("[consumer_config]\nverify_signatures = {mode:?}\nkeyring = {keyring:?}\n");
@@ -92,11 +102,8 @@ async fn signed_checksums_vouch_for_images() {
         let keys = [other.public_key(armor).await, signer.public_key(armor).await].concat();
         fs::write(&keyring, keys).unwrap();
         configure(&desk, "require", &keyring);
-        for arch in ["aarch64", "x86_64"] {
-            for variant in ["Cloud", "Silverblue"] {
-                let signed = signer.sign(&checksums(arch), "SHA256").await;
-                fs::write(place(&desk, variant, arch), signed).unwrap();
-            }
+        for (place, signed) in vouch(&desk, &signer).await {
+            fs::write(place, signed).unwrap();
         }
         let exit = desk.reconsume(&[]).await;
         assert_eq!(exit.code, Some(0), "{}", exit.stderr);
@@ -113,6 +120,7 @@ async fn whatever_is_wrong_with_the_checksums_that_image_is_refused() {
     fs::write(&keyring, signer.public_key(true).await).unwrap();
     configure(&desk, "MODE", &keyring);
     let conf = fs::read_to_string(desk.conf()).unwrap();
+    let sound_files = vouch(&desk, &signer).await;
     let sound = checksums("x86_64");
     let signed = signer.sign(&sound, "SHA256").await;
     let as_text = String::from_utf8(signed.clone()).unwrap();
@@ -179,11 +187,8 @@ async fn whatever_is_wrong_with_the_checksums_that_image_is_refused() {
             let _ = fs::remove_dir_all(desk.compose());
             let _ = fs::remove_dir_all(desk.published());
             compose().write(&desk.compose()).unwrap();
-            for arch in ["aarch64", "x86_64"] {
-                for variant in ["Cloud", "Silverblue"] {
-                    let signed = signer.sign(&checksums(arch), "SHA256").await;
-                    fs::write(place(&desk, variant, arch), signed).unwrap();
-                }
+            for (place, signed) in &sound_files {
+                fs::write(place, signed).unwrap();
             }
             match file {
                 Some(file) => fs::write(place(&desk, "Cloud", "x86_64"), file).unwrap(),
