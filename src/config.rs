@@ -249,14 +249,14 @@ impl Service {
             ("if-present", VerifySignatures::IfPresent),
             ("require", VerifySignatures::Require),
         ];
-        let verify_signatures =
-            table.optional("verify_signatures", VerifySignatures::Off, |value| value.one_of(&modes));
         let keyring = table.optional("keyring", None, |value| value.path().map(Some));
-        let needs_keyring = verify_signatures.is_some_and(|mode| mode != VerifySignatures::Off);
-        if needs_keyring && matches!(keyring, Some(None)) {
-            table.note("verify_signatures needs a keyring");
-            return None;
-        }
+        let verify_signatures = table.optional("verify_signatures", VerifySignatures::Off, |value| {
+            match value.one_of(&modes)? {
+                VerifySignatures::Off => Some(VerifySignatures::Off),
+                _ if keyring == Some(None) => value.refuse("needs a keyring with the keys of those who sign"),
+                mode => Some(mode),
+            }
+        });
         let max_concurrent_images = count("max_concurrent_images", 4);
         let decode_threads = count("decode_threads", processors);
         let buffer_memory = table.optional("buffer_memory", 512 << 20, Value::size);

@@ -229,7 +229,7 @@ async fn a_keyring_that_is_none_is_told_at_once() {
     let exit = desk.reconsume(&[]).await;
     assert_eq!(exit.code, Some(2), "{}", exit.stderr);
     assert!(
-        exit.stderr.contains("verify_signatures needs a keyring"),
+        exit.stderr.contains("verify_signatures: needs a keyring"),
         "{}",
         exit.stderr
     );

@@ -32,7 +32,7 @@ async fn prepared() -> &'static Path {
             }
             let registry = Registry::open().await.unwrap();
             let older = folder.join(OLDER).display().to_string();
-            let exit = program(&config(&registry.host), &older).run(LONG).await.unwrap();
+            let exit = program(&config(&registry.host), OLDER, &older).run(LONG).await.unwrap();
             assert_published(&exit, "the older compose");
             copy(&registry.data(), &folder.join("data"));
             folder
@@ -122,7 +122,7 @@ impl World for Registries {
 
     async fn program(&self) -> Program {
         let compose = prepared().await.join(NEWER).display().to_string();
-        program(&config(self.front.url().trim_start_matches("http://")), &compose)
+        program(&config(self.front.url().trim_start_matches("http://")), NEWER, &compose)
     }
 
     /// Tags with what they point to, and every manifest and blob. Uploads that were begun are the registry's own to

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 
 use crate::{Call, World, program, reads};
 
+const COMPOSE: &str = "Fedora-43-20251024.0";
+
 pub struct Folder {
     folder: TempDir,
     front: Front,
@@ -57,7 +59,7 @@ impl World for Folder {
         );
         let archive = OciArchive::new("amd64").layer(layer("one", 300_000)).build();
         let archive = Row::container("Container_Base", "x86_64", xz(&archive));
-        let compose = ComposeBuilder::new("Fedora-43-20251024.0", Some("RC-1.6"));
+        let compose = ComposeBuilder::new(COMPOSE, Some("RC-1.6"));
         compose
             .image(disk)
             .image(archive)
@@ -81,7 +83,7 @@ impl World for Folder {
             "[consumer_config.local]\ndirectory = \"{}\"\n",
             self.published().display()
         );
-        program(&config, &format!("{}/compose", self.front.url()))
+        program(&config, COMPOSE, &format!("{}/compose", self.front.url()))
     }
 
     /// Every file, hidden ones too.

@@ -9,9 +9,11 @@ mod container;
 mod local;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cloud_image_uploader_test_support::archive::message;
 use cloud_image_uploader_test_support::front::{Front, Trouble};
 use cloud_image_uploader_test_support::program::{Exit, Program};
 use futures_util::{StreamExt, stream};
@@ -53,8 +55,8 @@ trait World: Sized {
     async fn found(&self) -> BTreeMap<String, String>;
 }
 
-/// A process that publishes a compose, with these sections below `[consumer_config]`.
-fn program(sections: &str, compose: &str) -> Program {
+/// A process that publishes what a message announces, with these sections below `[consumer_config]`.
+fn program(sections: &str, compose: &str, location: &str) -> Program {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/release-data");
     let config = format!(
         "[consumer_config]\nrelease_metadata_url = \"{data}/release.json\"\nbodhi_url = \"{data}\"\n{sections}",
@@ -62,7 +64,9 @@ fn program(sections: &str, compose: &str) -> Program {
     );
     let program = Program::new(env!("CARGO_BIN_EXE_cloud-image-uploader")).unwrap();
     let program = program.config(&config).unwrap();
-    program.args(["reconsume", "--compose", compose])
+    let file = program.folder().join("message.json");
+    fs::write(&file, message(compose, None, location).to_string()).unwrap();
+    program.args(["reconsume", "--file"]).arg(file)
 }
 
 async fn publish<W: World>(world: &W, what: &str) -> Exit {
