@@ -20,6 +20,8 @@ use futures_util::{StreamExt, stream};
 
 /// Far more than anything here takes, but for what waits for time-outs.
 const LONG: Duration = Duration::from_secs(120);
+/// Ten failures of an upload, which only a new round repeats, take a quarter of an hour and more of waiting.
+const PATIENT: Duration = Duration::from_secs(40 * 60);
 /// Worlds at a time.
 const AT_ONCE: usize = 4;
 
@@ -70,7 +72,7 @@ fn program(sections: &str, compose: &str, location: &str) -> Program {
 }
 
 async fn publish<W: World>(world: &W, what: &str) -> Exit {
-    let exit = world.program().await.run(LONG * 5).await.unwrap();
+    let exit = world.program().await.run(PATIENT).await.unwrap();
     assert_published(&exit, what);
     exit
 }
@@ -205,7 +207,7 @@ macro_rules! contract {
             }
 
             #[tokio::test(flavor = "multi_thread")]
-            #[ignore = "takes minutes: what fails ten times is waited for longer and longer"]
+            #[ignore = "takes half an hour: what fails ten times is waited for longer and longer"]
             async fn every_call_may_fail_ten_times() {
                 weathers::<$world>(&[(Trouble::Refused(503), 10)]).await;
             }
