@@ -7,7 +7,7 @@
 pub mod id;
 pub mod release;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use reqwest::Client;
 use serde::Deserialize;
@@ -76,7 +76,7 @@ pub struct Compose {
 }
 
 /// One row of images.json, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Image {
     /// Below the compose's location, as the metadata has it.
     pub path: String,
@@ -140,11 +140,11 @@ impl Compose {
             .into_values()
             .flat_map(BTreeMap::into_values)
             .flatten();
-        let mut parsed: Vec<Image> = Vec::new();
+        let (mut parsed, mut seen) = (Vec::new(), HashSet::new());
         for row in rows {
             let image = row.check(location)?;
             // One file may be listed under several variants.
-            if !parsed.contains(&image) {
+            if seen.insert(image.clone()) {
                 parsed.push(image);
             }
         }
@@ -231,8 +231,8 @@ impl Header {
         }
         Err(Error::Version {
             location: location.to_string(),
-            kind: self.kind.clone().unwrap_or_else(|| kind.to_owned()),
-            version: self.version.clone(),
+            kind: self.kind.as_deref().unwrap_or(kind).escape_debug().to_string(),
+            version: self.version.escape_debug().to_string(),
         })
     }
 }
@@ -256,7 +256,7 @@ impl ImageRow {
             what,
         };
         if !stays_below(&self.path) {
-            return Err(error("its path does not stay below the compose"));
+            return Err(error("its path does not stay below the compose, or is not plain text"));
         }
         // These become parts of names, topics, and paths.
         if [&self.arch, &self.subvariant].iter().any(|text| !is_plain_name(text)) {
@@ -283,9 +283,11 @@ impl ImageRow {
     }
 }
 
+/// ASCII only: other characters can make a line of the log look like another one.
 fn stays_below(path: &str) -> bool {
-    let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.chars().any(|c| c.is_control() || c == '\\');
-    path.split('/').all(plain)
+    let plain = |c: char| (c.is_ascii_graphic() && c != '\\') || c == ' ';
+    let below = |part: &str| !matches!(part, "" | "." | "..") && part.chars().all(plain);
+    path.split('/').all(below)
 }
 
 fn is_plain_name(text: &str) -> bool {

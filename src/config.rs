@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::http::Hosts;
 use crate::location::Location;
 
 pub use environment::Environment;
@@ -73,6 +74,13 @@ pub struct Service {
     /// `release_metadata_url`, or a file with a copy. Default:
     /// `https://fedorapeople.org/groups/qa/metadata/release.json`.
     pub release_metadata_url: Location,
+    /// `allowed_compose_hosts`: where composes may be, also after a redirect. Default: anywhere.
+    pub allowed_compose_hosts: Hosts,
+    /// `verify_signatures`: whether signed checksums have to vouch for images. Default: they need not be there, and are
+    /// not looked for.
+    pub verify_signatures: VerifySignatures,
+    /// `keyring`: a file of public keys, needed unless that is off.
+    pub keyring: Option<PathBuf>,
     /// `max_concurrent_images`: images worked on at once. Default: 4.
     pub max_concurrent_images: usize,
     /// `decode_threads`: threads for decompression. Default: the number of processors.
@@ -86,6 +94,17 @@ pub struct Service {
     pub location_patience: Duration,
     /// `shutdown_grace`: how long work in hand may go on after a signal. Default: 25 seconds.
     pub shutdown_grace: Duration,
+}
+
+/// Whether signed checksums have to vouch for images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifySignatures {
+    /// They are not looked for.
+    Off,
+    /// Where there are some, they have to be right.
+    IfPresent,
+    /// Nothing is published without.
+    Require,
 }
 
 /// Where images are published.
@@ -222,6 +241,22 @@ impl Service {
             "release_metadata_url",
             "https://fedorapeople.org/groups/qa/metadata/release.json",
         );
+        let allowed_compose_hosts = table.optional("allowed_compose_hosts", Hosts::default(), |value| {
+            value.some(Value::host).map(Hosts::only)
+        });
+        let modes = [
+            ("off", VerifySignatures::Off),
+            ("if-present", VerifySignatures::IfPresent),
+            ("require", VerifySignatures::Require),
+        ];
+        let keyring = table.optional("keyring", None, |value| value.path().map(Some));
+        let verify_signatures = table.optional("verify_signatures", VerifySignatures::Off, |value| {
+            match value.one_of(&modes)? {
+                VerifySignatures::Off => Some(VerifySignatures::Off),
+                _ if keyring == Some(None) => value.refuse("needs a keyring with the keys of those who sign"),
+                mode => Some(mode),
+            }
+        });
         let max_concurrent_images = count("max_concurrent_images", 4);
         let decode_threads = count("decode_threads", processors);
         let buffer_memory = table.optional("buffer_memory", 512 << 20, Value::size);
@@ -232,6 +267,9 @@ impl Service {
             datagrepper_url: datagrepper_url?,
             bodhi_url: bodhi_url?,
             release_metadata_url: release_metadata_url?,
+            allowed_compose_hosts: allowed_compose_hosts?,
+            verify_signatures: verify_signatures?,
+            keyring: keyring?,
             max_concurrent_images: max_concurrent_images?,
             decode_threads: decode_threads?,
             buffer_memory: buffer_memory?,

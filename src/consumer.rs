@@ -230,7 +230,7 @@ async fn receive(delivery: Delivery, work: &mut Work, health: &Health, epoch: u6
         .properties
         .message_id()
         .as_ref()
-        .map_or_else(String::new, ToString::to_string);
+        .map_or_else(String::new, |id| id.as_str().escape_debug().to_string());
     match wish(&delivery) {
         Ok(Wish::Nothing(reason)) => {
             tracing::debug!(id, "nothing to do: {reason}");

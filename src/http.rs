@@ -1,5 +1,6 @@
 //! The one HTTP client: time-outs, user agent, trust, and classes of its errors.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -20,14 +21,56 @@ const LONGEST_WISH: Duration = Duration::from_secs(24 * 60 * 60);
 /// More redirects than this are a loop.
 const REDIRECTS: usize = 5;
 
+/// The hosts that composes are read from: anybody's, unless some are named.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hosts(Option<BTreeSet<String>>);
+
+impl Hosts {
+    /// Only these, as a URL has them: names in lower case, or addresses.
+    pub fn only(hosts: impl IntoIterator<Item = String>) -> Self {
+        Self(Some(hosts.into_iter().collect()))
+    }
+
+    /// Refuses a URL elsewhere, be it named or redirected to.
+    ///
+    /// # Errors
+    ///
+    /// The host, where it is not allowed.
+    pub fn check(&self, url: &Url) -> Result<(), Elsewhere> {
+        let host = url.host_str().unwrap_or_default();
+        match &self.0 {
+            Some(hosts) if !hosts.contains(host) => Err(Elsewhere(host.to_owned())),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// A host that composes are not read from.
+#[derive(Debug, thiserror::Error)]
+#[error("read from {0}: it is not one of allowed_compose_hosts")]
+pub struct Elsewhere(String);
+
+impl Classified for Elsewhere {
+    fn class(&self) -> Class {
+        Class::Deliverable
+    }
+}
+
 /// The settings of every client: nothing hangs, everybody can see who calls, and no redirect leads from https to http.
 pub fn builder() -> ClientBuilder {
-    let redirects = reqwest::redirect::Policy::custom(|attempt| {
+    within(Hosts::default())
+}
+
+/// The same, and no redirect leads to another host than these.
+fn within(hosts: Hosts) -> ClientBuilder {
+    let redirects = reqwest::redirect::Policy::custom(move |attempt| {
         let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
         if attempt.previous().len() > REDIRECTS {
             attempt.error("too many redirects")
         } else if from_https && attempt.url().scheme() != "https" {
             attempt.error("redirect from https to http")
+        } else if let Err(elsewhere) = hosts.check(attempt.url()) {
+            attempt.error(elsewhere)
         } else {
             attempt.follow()
         }
@@ -47,6 +90,15 @@ pub fn builder() -> ClientBuilder {
 /// When the platform's trust store cannot be read.
 pub fn client() -> Result<Client, Error> {
     builder().build().map_err(Error::Build)
+}
+
+/// A client for composes, which are on these hosts.
+///
+/// # Errors
+///
+/// As [`client`].
+pub fn client_within(hosts: Hosts) -> Result<Client, Error> {
+    within(hosts).build().map_err(Error::Build)
 }
 
 /// Adds a PEM file of trusted authorities.
@@ -218,6 +270,32 @@ impl Classified for Error {
     fn class(&self) -> Class {
         match self {
             Self::Read { .. } | Self::Pem { .. } | Self::Build(_) => Class::Everything,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_allowed_by_its_whole_name() {
+        let hosts = Hosts::only(["kojipkgs.fedoraproject.org", "127.0.0.1", "[::1]"].map(str::to_owned));
+        for (url, allowed) in [
+            ("https://kojipkgs.fedoraproject.org/compose", true),
+            ("https://KOJIPKGS.fedoraproject.org:8443/compose", true),
+            ("http://127.0.0.1:8080/compose", true),
+            ("http://0x7f.1/compose", true),
+            ("http://[0::1]/compose", true),
+            ("https://kojipkgs.fedoraproject.org.evil.example/compose", false),
+            ("https://evil-kojipkgs.fedoraproject.org/compose", false),
+            ("https://fedoraproject.org/compose", false),
+            ("https://kojipkgs.fedoraproject.org@evil.example/compose", false),
+            ("http://127.0.0.2/compose", false),
+        ] {
+            let url = Url::parse(url).unwrap();
+            assert_eq!(hosts.check(&url).is_ok(), allowed, "{url}");
+            assert!(Hosts::default().check(&url).is_ok(), "{url}");
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod report;
 pub mod retry;
 pub mod secret;
 pub mod select;
+pub mod signature;
 pub mod source;
 pub mod telemetry;
 pub mod work;

@@ -8,11 +8,11 @@ use reqwest::Client;
 use url::Url;
 
 use crate::error::{Class, Classified};
-use crate::http::{self, GetError};
+use crate::http::{self, Elsewhere, GetError, Hosts};
 use crate::retry::Policy;
 
 /// A base that paths are joined to, or a file below it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Location {
     /// `http` or `https`.
     Http(Url),
@@ -50,6 +50,18 @@ impl Location {
         }
     }
 
+    /// Refuses a server that is not one of these. Folders are named by operators only.
+    ///
+    /// # Errors
+    ///
+    /// The host, where it is not allowed.
+    pub fn within(&self, hosts: &Hosts) -> Result<(), Elsewhere> {
+        match self {
+            Self::Http(url) => hosts.check(url),
+            Self::Folder(_) => Ok(()),
+        }
+    }
+
     /// A file below this location. Whoever takes `path` from outside checks before that it stays below.
     #[must_use]
     pub fn join(&self, path: &str) -> Self {
@@ -62,6 +74,21 @@ impl Location {
                 Self::Http(url)
             }
             Self::Folder(folder) => Self::Folder(folder.join(path)),
+        }
+    }
+
+    /// Another file in the same folder.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> Self {
+        match self {
+            Self::Http(file) => {
+                let mut url = file.clone();
+                if let Ok(mut segments) = url.path_segments_mut() {
+                    segments.pop().push(name);
+                }
+                Self::Http(url)
+            }
+            Self::Folder(file) => Self::Folder(file.with_file_name(name)),
         }
     }
 

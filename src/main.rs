@@ -25,6 +25,7 @@ use cloud_image_uploader::pipeline::{self, Options, Pipeline};
 use cloud_image_uploader::plan::{self, Plan};
 use cloud_image_uploader::provider::{self, Fate, Provider, Verdict};
 use cloud_image_uploader::select::Only;
+use cloud_image_uploader::signature::Signatures;
 use cloud_image_uploader::source::Sources;
 use cloud_image_uploader::telemetry::progress::Board;
 use cloud_image_uploader::work::Work;
@@ -80,10 +81,10 @@ async fn run(arguments: Arguments) -> Result<u8, Stop> {
     let mails = telemetry::start(&config.logging, arguments.log_format, board.terminal()).map_err(Stop::usage)?;
     let outcome = match arguments.command {
         Command::Consume => consume(config, board).await,
-        Command::Reconsume(arguments) => reconsume(config, arguments, board).await,
-        Command::Plan(arguments) => plan(&config, &arguments.subject, arguments.format).await,
-        Command::CleanUp { dry_run } => clean_up(&config, dry_run).await,
-        Command::Check { offline } => check(config, offline).await,
+        Command::Reconsume(arguments) => unless_stopped(reconsume(config, arguments, board)).await,
+        Command::Plan(arguments) => unless_stopped(plan(&config, &arguments.subject, arguments.format)).await,
+        Command::CleanUp { dry_run } => unless_stopped(clean_up(&config, dry_run)).await,
+        Command::Check { offline } => unless_stopped(check(config, offline)).await,
     };
     let code = outcome.unwrap_or_else(|Stop { code, error }| {
         tracing::error!("{}", Chain(error.as_ref()));
@@ -91,6 +92,15 @@ async fn run(arguments: Arguments) -> Result<u8, Stop> {
     });
     mails.finish().await;
     Ok(code)
+}
+
+/// A command that may be left at any point: what it did stays, and the next one finds it.
+async fn unless_stopped(command: impl Future<Output = Result<u8, Stop>>) -> Result<u8, Stop> {
+    let stop = stop_signal()?;
+    tokio::select! {
+        outcome = command => outcome,
+        () = stop => Ok(0),
+    }
 }
 
 async fn consume(config: Config, board: Board) -> Result<u8, Stop> {
@@ -175,10 +185,7 @@ async fn reconsume(config: Config, arguments: Reconsume, board: Board) -> Result
         ..Options::default()
     };
     let reporting = tokio::spawn(async move { board.report().await });
-    let report = tokio::select! {
-        report = pipeline.run(&request, &options) => report,
-        () = stop_signal()? => return Ok(0),
-    };
+    let report = pipeline.run(&request, &options).await;
     reporting.abort();
     report.log_published();
     broker.close().await;
@@ -188,12 +195,14 @@ async fn reconsume(config: Config, arguments: Reconsume, board: Board) -> Result
 }
 
 async fn plan(config: &Config, subject: &Subject, format: PlanFormat) -> Result<u8, Stop> {
-    let http = http::client().map_err(anyhow::Error::new)?;
+    let http = compose_client(config)?;
     let plan = match request(&http, config, subject).await? {
         Wish::Nothing(reason) => Plan::Nothing(reason),
         Wish::Publish(request) => {
             let only = subject.only.as_deref().map(Only::new);
-            let releases = releases(&http, config);
+            let hosts = &config.service.allowed_compose_hosts;
+            request.location.within(hosts).map_err(|error| failed(error.into()))?;
+            let releases = releases(config)?;
             let prepared = pipeline::prepare(&http, &releases, &config.provider, &request, only.as_ref()).await;
             Plan::Compose(Box::new(prepared.map_err(failed)?))
         }
@@ -214,10 +223,7 @@ async fn clean_up(config: &Config, dry_run: bool) -> Result<u8, Stop> {
     let environment = Environment::of_process();
     no_problems(config.check_provider(&environment))?;
     let provider = provider(config, &environment)?;
-    let retired = tokio::select! {
-        retired = provider.clean_up(dry_run) => retired.map_err(failed)?,
-        () = stop_signal()? => return Ok(0),
-    };
+    let retired = provider.clean_up(dry_run).await.map_err(failed)?;
     if retired.verdicts.is_empty() {
         print("Nothing to retire\n");
     }
@@ -286,10 +292,12 @@ fn finding(subject: &str, result: &Result<String, String>) -> bool {
 }
 
 fn assemble(config: &Config, environment: &Environment, broker: Arc<Broker>, board: Board) -> Result<Pipeline, Stop> {
-    let http = http::client().map_err(anyhow::Error::new)?;
+    let http = compose_client(config)?;
     let service = &config.service;
     Ok(Pipeline {
-        releases: releases(&http, config),
+        releases: releases(config)?,
+        hosts: service.allowed_compose_hosts.clone(),
+        signatures: Signatures::new(service).map_err(|error| Stop::usage(anyhow!("failed to {}", Chain(&error))))?,
         section: config.provider.clone(),
         provider: provider(config, environment)?,
         sources: Sources::new(
@@ -311,19 +319,25 @@ fn provider(config: &Config, environment: &Environment) -> Result<Arc<dyn Provid
     provider::build(&config.provider, environment).map_err(|failure| Stop::usage(anyhow!("failed to {failure}")))
 }
 
-fn releases(http: &Client, config: &Config) -> Releases {
+fn compose_client(config: &Config) -> Result<Client> {
+    Ok(http::client_within(config.service.allowed_compose_hosts.clone())?)
+}
+
+fn releases(config: &Config) -> Result<Releases> {
     let service = &config.service;
-    Releases::new(
-        http.clone(),
+    Ok(Releases::new(
+        http::client()?,
         service.bodhi_url.clone(),
         service.release_metadata_url.clone(),
-    )
+    ))
 }
 
 /// What the operator asks for.
 async fn request(http: &Client, config: &Config, subject: &Subject) -> Result<Wish, Stop> {
     if let Some(url) = &subject.compose {
         let location = Location::trusted(url, Path::new("")).map_err(Stop::usage)?;
+        let hosts = &config.service.allowed_compose_hosts;
+        location.within(hosts).map_err(|error| failed(error.into()))?;
         let id = compose::Compose::id_at(http, &location)
             .await
             .map_err(|error| failed(error.into()))?;
@@ -347,7 +361,7 @@ async fn request(http: &Client, config: &Config, subject: &Subject) -> Result<Wi
         .datagrepper_url
         .as_ref()
         .unwrap_or(&config.service.datagrepper_url);
-    match datagrepper::fetch(http, service, id).await {
+    match datagrepper::fetch(&http::client().map_err(anyhow::Error::new)?, service, id).await {
         Ok(message) => Ok(message
             .wish(None)
             .map_err(Stop::usage)?

@@ -215,18 +215,19 @@ impl Message {
             }
         };
         let location = self.field("location")?;
-        // Datagrepper knows messages by such ids only.
-        let origin = match Uuid::parse_str(&self.id) {
-            Ok(_) => Origin::Message(self.id.clone()),
-            Err(_) => Origin::Compose(location.to_owned()),
-        };
         let location = match folder {
             Some(folder) => Location::trusted(location, folder),
             None => Location::remote(location),
         };
+        let location = location.map_err(Error::Location)?;
+        // Datagrepper knows messages by such ids only.
+        let origin = match Uuid::parse_str(&self.id) {
+            Ok(_) => Origin::Message(self.id.clone()),
+            Err(_) => Origin::Compose(location.to_string()),
+        };
         Ok(Wish::Publish(Request {
             compose,
-            location: location.map_err(Error::Location)?,
+            location,
             label: self
                 .body
                 .get("compose_label")

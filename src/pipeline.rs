@@ -13,12 +13,14 @@ use crate::compose::Compose;
 use crate::compose::release::{Release, Releases};
 use crate::config;
 use crate::error::{Class, Failure};
+use crate::http::Hosts;
 use crate::message::Request;
 use crate::notify::{self, Notice, Notifier};
 use crate::provider::{Failed, Place, Provider, Publication, Task};
 use crate::report::{Broken, Published, Report, Told};
 use crate::retry::Policy;
 use crate::select::{self, Deliverable, Only, Selection};
+use crate::signature::Signatures;
 use crate::source::Sources;
 
 /// A compose, ready to be published.
@@ -71,6 +73,10 @@ pub struct Options {
 pub struct Pipeline {
     /// Reads metadata.
     pub http: Client,
+    /// Where composes may be.
+    pub hosts: Hosts,
+    /// Who vouches for images.
+    pub signatures: Signatures,
     /// Knows releases.
     pub releases: Releases,
     /// The provider's section.
@@ -111,7 +117,8 @@ impl Pipeline {
         let deliverables = &prepared.selection.deliverables;
         let work = deliverables.iter().map(|deliverable| {
             let span = tracing::info_span!("publish", deliverable = deliverable.name());
-            self.publish(deliverable, &task, &options.told).instrument(span)
+            self.publish(&prepared.compose, deliverable, &task, &options.told)
+                .instrument(span)
         });
         for (published, broken) in join_all(work).await {
             report.published.push(published);
@@ -121,6 +128,7 @@ impl Pipeline {
     }
 
     async fn prepare(&self, request: &Request, only: Option<&Only>) -> Result<Prepared, Failure> {
+        request.location.within(&self.hosts)?;
         Policy::work(self.give_up_after)
             .run("compose", Failure::class, || async {
                 prepare(&self.http, &self.releases, &self.section, request, only).await
@@ -130,7 +138,13 @@ impl Pipeline {
 
     /// Rounds of stage and release until every location has the deliverable, has failed for good, or time is up.
     /// What is done stays done: each round looks first.
-    async fn publish(&self, deliverable: &Deliverable, task: &Task, told: &Told) -> (Published, Vec<Broken>) {
+    async fn publish(
+        &self,
+        compose: &Compose,
+        deliverable: &Deliverable,
+        task: &Task,
+        told: &Told,
+    ) -> (Published, Vec<Broken>) {
         let mut waits = Policy::work(self.give_up_after).start();
         let mut broken: Vec<Broken> = Vec::new();
         let mut task = task.clone();
@@ -139,7 +153,7 @@ impl Pipeline {
         let mut announced: Option<Vec<Place>> = None;
         let mut failing_since: Option<Instant> = None;
         loop {
-            let pending = match self.round(deliverable, &task).await {
+            let pending = match self.round(compose, deliverable, &task).await {
                 Ok(mut publication) => {
                     let failed = std::mem::take(&mut publication.failed);
                     live = publication;
@@ -205,7 +219,8 @@ impl Pipeline {
         Ok(())
     }
 
-    async fn round(&self, deliverable: &Deliverable, task: &Task) -> Result<Publication, Failure> {
+    async fn round(&self, compose: &Compose, deliverable: &Deliverable, task: &Task) -> Result<Publication, Failure> {
+        self.signatures.verify(&self.http, compose, &deliverable.images).await?;
         let staged = self.provider.stage(deliverable, task).await?;
         self.provider.release(deliverable, staged, task).await
     }

@@ -35,6 +35,9 @@ use xz::Decoders;
 /// [EBS direct](https://docs.aws.amazon.com/ebs/latest/userguide/ebs-accessing-snapshot.html), and small enough to find
 /// the holes of a disk.
 pub const CHUNK: usize = 512 << 10;
+/// No image is longer, neither stored nor decompressed: ten times the longest that Fedora has. Whoever sends more fills a
+/// disk or an account; it is noticed in mid-stream, since most formats tell their length at the end or not at all.
+pub const LONGEST: u64 = 64 << 30;
 /// Decoded pieces that wait for the target.
 const DECODED_QUEUE: usize = 8;
 /// What one image in flight holds at most without any of the blocks that are decoded in parallel, and without the
@@ -178,6 +181,9 @@ impl Source {
     /// An image that cannot be read, or, where it had to be counted, is not what the metadata says.
     pub async fn decompressed_size(&self) -> Result<u64, Error> {
         if let Some(size) = size::told(&self.sources.http, &self.image).await? {
+            if size > LONGEST {
+                return Err(Error::TooLong(self.image.path.clone()));
+            }
             return Ok(size);
         }
         tracing::info!("{} does not tell its size; reading it once to count", self.image.path);
@@ -190,6 +196,9 @@ impl Source {
     }
 
     async fn start(&self, form: Form, order: Order) -> Result<Chunks, Error> {
+        if self.image.size > LONGEST {
+            return Err(Error::TooLong(self.image.path.clone()));
+        }
         let closed = |_| Error::Interrupted(self.image.path.clone());
         let slot = self.sources.slots.clone().acquire_owned().await.map_err(closed)?;
         let memory = self.sources.memory.clone().acquire_owned().await.map_err(closed)?;
@@ -274,6 +283,12 @@ impl Chunks {
             Pieces::Decoded(decoding) => decoding.next().await,
         };
         let chunk = chunk.unwrap_or_else(|| Err(Error::Interrupted(self.path.clone())))?;
+        if chunk
+            .as_ref()
+            .is_some_and(|chunk| chunk.offset + chunk.content.len() as u64 > LONGEST)
+        {
+            return Err(Error::TooLong(self.path.clone()));
+        }
         self.ended = chunk.is_none();
         Ok(chunk)
     }
@@ -373,6 +388,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// More than any image has.
+    #[error("read {path}: it has more than {} GiB", LONGEST >> 30, path = .0)]
+    TooLong(String),
     /// No thread could be started.
     #[error("start a decoder for {path}")]
     Thread {
@@ -396,7 +414,7 @@ impl Classified for Error {
             // Files are named by an operator, who is told at once and not after hours of trying.
             Self::File { source, .. } if location::is_lasting(source) => Class::Deliverable,
             Self::Changed { .. } | Self::File { .. } | Self::Thread { .. } | Self::Interrupted(_) => Class::TRANSIENT,
-            Self::Size { .. } | Self::Checksum { .. } | Self::Malformed { .. } => Class::Deliverable,
+            Self::Size { .. } | Self::Checksum { .. } | Self::Malformed { .. } | Self::TooLong(_) => Class::Deliverable,
         }
     }
 }

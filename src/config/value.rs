@@ -68,6 +68,17 @@ impl Value<'_> {
         Some(url)
     }
 
+    /// The name or address of a host, as URLs have it.
+    pub(crate) fn host(&self) -> Option<String> {
+        let text = self.string()?;
+        match Host::parse(&text) {
+            Ok(host) => Some(host.to_string()),
+            Err(_) => self.refuse(format!(
+                "expected a host such as \"kojipkgs.fedoraproject.org\", found \"{text}\""
+            )),
+        }
+    }
+
     /// The address of a web service that is only read from, or a copy of what it serves: a path that starts with a dot
     /// or a slash, relative to `folder`.
     pub(crate) fn location(&self, folder: &Path) -> Option<Location> {

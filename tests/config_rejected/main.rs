@@ -211,6 +211,19 @@ fn keys_of_the_service() {
             "buffer_memory = \"0 MB\"",
             "buffer_memory: must be more than zero, such as \"512MiB\"",
         ),
+        ("allowed_compose_hosts = []", "allowed_compose_hosts: must not be empty"),
+        (
+            "allowed_compose_hosts = [\"https://host/\"]",
+            "allowed_compose_hosts[0]: expected a host such as \"kojipkgs.fedoraproject.org\", found \"https://host/\"",
+        ),
+        (
+            "verify_signatures = \"yes\"",
+            "verify_signatures: expected one of \"off\", \"if-present\", \"require\", found \"yes\"",
+        ),
+        (
+            "verify_signatures = \"if-present\"",
+            "verify_signatures: needs a keyring with the keys of those who sign",
+        ),
         ("max_concurrent_images = 0", "max_concurrent_images: must be at least 1"),
         ("decode_threads = 0", "decode_threads: must be at least 1"),
         (

@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod hostile;
+mod hosts;
 mod repair;
 mod sample;
+mod signatures;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -52,6 +52,26 @@ async fn a_broken_connection_is_taken_up_where_it_broke() {
             vec!["", "bytes=123456-"],
         ),
         ("busy", vec![status(503, None)], vec!["", ""]),
+        // Longer than silence is borne, but never silent for so long.
+        (
+            "slow",
+            vec![Fault::Slow {
+                piece: 65_536,
+                pause: Duration::from_millis(100),
+            }],
+            vec![""],
+        ),
+        (
+            "stalled and, taken up again, slow",
+            vec![
+                Fault::Stall { after: 500_000 },
+                Fault::Slow {
+                    piece: 65_536,
+                    pause: Duration::from_millis(100),
+                },
+            ],
+            vec!["", "bytes=500000-"],
+        ),
         (
             "cut, then busy",
             vec![cut(9), status(500, None)],
@@ -68,6 +88,59 @@ async fn a_broken_connection_is_taken_up_where_it_broke() {
         assert_eq!(shelf.ranges(&name), ranges, "{what}");
     }
     assert!(shelf.files.faults_met());
+}
+
+/// Whatever comes together: the image is whole, or the reason it is not is told; never other bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn storms_are_weathered() {
+    let shelf = Shelf::start().await;
+    let disk = noise(20, 600_000);
+    let bytes = xz(&disk);
+    let other = Bytes::from(xz(&noise(21, 600_000)));
+    let storms = (0..40u64).map(|number| {
+        let draw = noise(number, 64);
+        let at = |position: usize| u64::from(draw[position]) * bytes.len() as u64 / 256;
+        let faults: Vec<Fault> = (0..usize::from(draw[0] % 5))
+            .map(|position| match draw[8 + position] % 8 {
+                0 | 1 => Fault::Cut {
+                    after: at(16 + position),
+                },
+                2 => Fault::Stall {
+                    after: at(16 + position),
+                },
+                3 => status(503, None),
+                4 => status(429, Some("1")),
+                5 => Fault::NoRange,
+                6 => Fault::Flip {
+                    offset: at(16 + position),
+                },
+                _ => Fault::Replaced(other.clone()),
+            })
+            .collect();
+        (number, faults)
+    });
+    let weathered = storms.map(async |(number, faults)| {
+        let name = format!("storm-{number}");
+        let image = shelf.put(&name, &bytes);
+        let harmful = |fault: &Fault| matches!(fault, Fault::Flip { .. } | Fault::Replaced(_));
+        let may_fail = faults.iter().any(harmful);
+        for fault in &faults {
+            shelf.files.fault(&format!("/{name}"), fault.clone(), 1);
+        }
+        match shelf.read(&image, Form::Decompressed).await {
+            Ok(chunks) => {
+                assert_same(&joined(&chunks), &disk, &format!("{name}: {faults:?}"));
+                true
+            }
+            Err(error) => {
+                assert!(may_fail, "{name}: {faults:?}: {:?}", described(&error));
+                false
+            }
+        }
+    });
+    let whole = futures_util::future::join_all(weathered).await;
+    assert!(whole.iter().filter(|whole| **whole).count() > 10);
+    assert!(whole.iter().any(|whole| !whole), "no storm was worth the name");
 }
 
 #[tokio::test]
@@ -249,7 +322,7 @@ async fn dropping_the_chunks_ends_the_download() {
             })
             .await;
             let mut image = image(Location::remote(&server.url()).unwrap(), "a", b"");
-            image.size = u64::MAX;
+            image.size = 1 << 36;
             // The daemon's own client: silence is not what ends it.
             let sources = cloud_image_uploader::source::Sources::new(
                 cloud_image_uploader::http::client().unwrap(),

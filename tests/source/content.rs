@@ -202,6 +202,34 @@ async fn a_file_that_is_not_there_is_refused() {
     }
 }
 
+/// 128 GiB of zeros in 20 MB: no target takes that much, and it ends when it is too much.
+#[tokio::test]
+async fn a_bomb_ends_before_it_fills_a_disk() {
+    let bomb = xz(&vec![0; 64 << 20]).repeat(2048);
+    let shelf = Shelf::start().await;
+    let image = shelf.put("bomb", &bomb);
+    let too_long = ("read bomb: it has more than 64 GiB".to_owned(), Class::Deliverable);
+    let told = shelf.sources.source(&image).decompressed_size().await.unwrap_err();
+    assert_eq!(described(&told), too_long);
+    let mut chunks = shelf.sources.source(&image).open(Form::Decompressed).await.unwrap();
+    let error = loop {
+        match tokio::time::timeout(LIMIT, chunks.next()).await.unwrap() {
+            Ok(chunk) => assert!(chunk.unwrap().offset < 64 << 30),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(described(&error), too_long);
+
+    let mut lie = shelf.put("lie", b"content");
+    lie.size = 1 << 40;
+    let error = shelf.read(&lie, Form::Stored).await.unwrap_err();
+    assert_eq!(
+        described(&error),
+        ("read lie: it has more than 64 GiB".to_owned(), Class::Deliverable)
+    );
+    assert!(shelf.ranges("lie").is_empty(), "it is not even asked for");
+}
+
 /// The most memory this process ever had resident, in bytes.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -6,9 +6,10 @@ use anyhow::{Context, Result, bail};
 use futures_util::StreamExt;
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer,
+    message::Delivery,
     options::{
-        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
-        QueueDeleteOptions, QueuePurgeOptions,
+        BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
+        QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
     },
     types::{AMQPValue, FieldTable, ShortString},
 };
@@ -180,6 +181,38 @@ impl Admin {
         }
     }
 
+    /// Publishes many messages with one topic, each with an id of its own, and waits for all confirmations together.
+    pub async fn flood(&self, routing_key: &str, bodies: impl IntoIterator<Item = Vec<u8>>) -> Result<()> {
+        let mut confirms = Vec::new();
+        for body in bodies {
+            let properties = BasicProperties::default()
+                .with_delivery_mode(2)
+                .with_message_id(uuid::Uuid::new_v4().to_string().into());
+            let options = BasicPublishOptions::default();
+            let publish = self
+                .channel
+                .basic_publish(EXCHANGE.into(), routing_key.into(), options, &body, properties);
+            confirms.push(publish.await?);
+        }
+        for confirm in confirms {
+            match confirm.await? {
+                Confirmation::Ack(_) => {}
+                other => bail!("the broker did not take a message: {other:?}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes everything out of a queue.
+    pub async fn drain(&self, queue: &str) -> Result<Vec<Received>> {
+        let mut messages = Vec::new();
+        let options = BasicGetOptions { no_ack: true };
+        while let Some(message) = self.channel.basic_get(queue.into(), options).await? {
+            messages.push(Received::of(message.delivery));
+        }
+        Ok(messages)
+    }
+
     /// Empties a queue of what is not delivered yet.
     pub async fn purge(&self, queue: &str) -> Result<()> {
         let options = QueuePurgeOptions::default();
@@ -217,16 +250,20 @@ impl Spy {
             return Ok(None);
         };
         let delivery = delivery.context("the broker ended the spy")??;
-        Ok(Some(Received {
-            exchange: delivery.exchange.to_string(),
-            routing_key: delivery.routing_key.to_string(),
-            properties: delivery.properties,
-            body: delivery.data,
-        }))
+        Ok(Some(Received::of(delivery)))
     }
 }
 
 impl Received {
+    fn of(delivery: Delivery) -> Self {
+        Self {
+            exchange: delivery.exchange.to_string(),
+            routing_key: delivery.routing_key.to_string(),
+            properties: delivery.properties,
+            body: delivery.data,
+        }
+    }
+
     /// The body as JSON.
     pub fn json(&self) -> Result<Value> {
         serde_json::from_slice(&self.body).context("parse the body of a message")

@@ -54,6 +54,15 @@ pub enum Fault {
         /// Bytes of this answer.
         after: u64,
     },
+    /// The answer's body comes in pieces with a pause before each.
+    Slow {
+        /// Bytes of a piece.
+        piece: usize,
+        /// Before each.
+        pause: Duration,
+    },
+    /// The answer is that the file is elsewhere.
+    Redirect(String),
     /// Other content is there, with an entity tag of its own.
     Replaced(Bytes),
 }
@@ -180,6 +189,11 @@ async fn answer(shared: &Shared, path: &str, headers: &HeaderMap, fault: Option<
         }
         return Ok(response);
     }
+    if let Some(Fault::Redirect(url)) = &fault {
+        let mut response = bare(StatusCode::FOUND);
+        response.headers_mut().insert(header::LOCATION, text(url));
+        return Ok(response);
+    }
     let mut content = match &fault {
         Some(Fault::Replaced(bytes)) => Content::memory(bytes.clone()),
         _ => {
@@ -225,6 +239,7 @@ async fn answer(shared: &Shared, path: &str, headers: &HeaderMap, fault: Option<
             })))
         }
         Some(Fault::Stall { after }) => Body::from_stream(up_to(bytes, after).chain(stream::pending())),
+        Some(Fault::Slow { piece, pause }) => Body::from_stream(slowed(bytes, piece, pause)),
         Some(Fault::Flip { offset }) => Body::from_stream(flipped(bytes, start, offset)),
         _ => Body::from_stream(bytes),
     };
@@ -315,6 +330,23 @@ fn up_to(bytes: Chunks, limit: u64) -> impl Stream<Item = std::io::Result<Bytes>
         });
         let over = matches!(&kept, Ok(chunk) if chunk.is_empty());
         std::future::ready((!over).then_some(kept))
+    })
+}
+
+fn slowed(bytes: Chunks, piece: usize, pause: Duration) -> impl Stream<Item = std::io::Result<Bytes>> {
+    let pieces = bytes.flat_map(move |chunk| {
+        let pieces = match chunk {
+            Ok(chunk) => (0..chunk.len())
+                .step_by(piece)
+                .map(|at| Ok(chunk.slice(at..chunk.len().min(at + piece))))
+                .collect(),
+            Err(error) => vec![Err(error)],
+        };
+        stream::iter(pieces)
+    });
+    pieces.then(move |piece| async move {
+        tokio::time::sleep(pause).await;
+        piece
     })
 }
 

@@ -4,12 +4,14 @@
 //! own. What must be installed comes from `tests/setup`; a test that misses it fails and says so.
 
 pub mod amqp;
+pub mod amqp_proxy;
 pub mod archive;
 pub mod aws;
 pub mod azure;
 pub mod certs;
 pub mod fedora_messaging;
 pub mod files;
+pub mod front;
 pub mod gcp;
 pub mod http_server;
 pub mod mail;

@@ -1,4 +1,7 @@
 //! The program under test, run as its own process in a clean environment.
+//!
+//! Whatever a test is about, what its program wrote is searched for every secret the program was given; a secret that was
+//! written fails the test.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -9,19 +12,30 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::{POLL, command, die_with_us, signal, spawn};
+use crate::{rabbit, registry};
+
+/// How the names of variables end whose values nobody may see.
+const SECRETS: [&str; 4] = ["PASSWORD", "SECRET", "TOKEN", "KEY"];
+/// How the names of variables end that name a file with a secret in it.
+const SECRET_FILES: [&str; 2] = ["TOKEN_FILE", "CREDENTIALS"];
+/// Shorter ones would be found by chance.
+const SHORTEST_SECRET: usize = 8;
 
 /// How the program is to be started. The environment holds PATH, LANG, HOME, and what is added here.
 pub struct Program {
     command: Command,
+    secrets: Vec<String>,
     folder: TempDir,
 }
 
 /// A program that runs. It is killed when this value is dropped.
 pub struct Running {
     child: Child,
+    secrets: Vec<String>,
     folder: TempDir,
     peak_memory: u64,
 }
@@ -46,6 +60,7 @@ impl Program {
         let folder = tempfile::tempdir()?;
         Ok(Self {
             command: command(path, folder.path()),
+            secrets: [rabbit::PASSWORD, registry::PASSWORD].map(str::to_owned).to_vec(),
             folder,
         })
     }
@@ -71,6 +86,7 @@ impl Program {
 
     /// One environment variable.
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.secrets.extend(secrets(name, value.as_ref()));
         self.command.env(name, value);
         self
     }
@@ -91,6 +107,7 @@ impl Program {
         let child = spawn(command).with_context(|| format!("start {:?}", self.command))?;
         Ok(Running {
             child,
+            secrets: self.secrets,
             folder: self.folder,
             peak_memory: 0,
         })
@@ -201,5 +218,33 @@ impl Drop for Running {
         // An error means that it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // A second panic would end the test program.
+        if !std::thread::panicking() {
+            for output in [self.stdout(), self.stderr()] {
+                let told = self.secrets.iter().find(|secret| output.contains(*secret));
+                assert!(told.is_none(), "the secret {told:?} is in the output:\n{output}");
+            }
+        }
     }
+}
+
+/// What must not be seen of a variable, or of the file that it names.
+fn secrets(name: &str, value: &OsStr) -> Vec<String> {
+    let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
+    let text = if ends(&SECRET_FILES) {
+        fs::read_to_string(value).unwrap_or_default()
+    } else if ends(&SECRETS) {
+        value.to_string_lossy().into_owned()
+    } else {
+        return Vec::new();
+    };
+    let key = serde_json::from_str(&text)
+        .ok()
+        .and_then(|document: Value| Some(document["private_key"].as_str()?.to_owned()));
+    // A key is known by each of its lines; the first and last one say only that it is one.
+    key.unwrap_or(text)
+        .lines()
+        .filter(|line| line.len() >= SHORTEST_SECRET && !line.starts_with("-----"))
+        .map(str::to_owned)
+        .collect()
 }

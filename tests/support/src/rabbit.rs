@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     amqp::Admin,
-    certs::Authority,
+    certs::{Authority, Identity},
     process::{NOBODY, Server, command, free_port, is_root, listens, tool},
 };
 
@@ -145,6 +145,30 @@ impl Rabbit {
         Ok(())
     }
 
+    /// Ends the broker as a crash would; what it wrote to disk stays for [`Rabbit::start_again`].
+    pub fn kill(&mut self) {
+        // Dropped, it is killed.
+        self.broker = None;
+    }
+
+    /// Whether the daemon's user may read its queues, from the next start on.
+    pub fn let_read(&self, yes: bool) -> Result<()> {
+        let pattern = if yes { own() } else { "^amq\\.topic$".to_owned() };
+        let file = self.folder.path().join("definitions.json");
+        let mut definitions: Value = serde_json::from_slice(&fs::read(&file)?)?;
+        let permissions = definitions["permissions"].as_array_mut().into_iter().flatten();
+        for permission in permissions.filter(|permission| permission["user"] == DAEMON) {
+            permission["read"] = json!(pattern);
+        }
+        fs::write(&file, definitions.to_string())?;
+        Ok(())
+    }
+
+    /// Gives the broker another certificate, from the next start on.
+    pub fn identify_as(&self, identity: &Identity) -> Result<()> {
+        identity.write(self.folder.path(), "server").map(drop)
+    }
+
     /// What the broker logged since it was started last.
     pub fn log(&self) -> String {
         self.broker.as_ref().map(Server::log).unwrap_or_default()
@@ -242,8 +266,13 @@ fn configure(folder: &Path, authority: &Authority, options: &Options, plain_port
     Ok(())
 }
 
+/// What belongs to the daemon's user, as a pattern.
+fn own() -> String {
+    format!("^(amq\\.topic|{DAEMON}.*)$")
+}
+
 fn definitions_for(queues: &[String]) -> Value {
-    let own = format!("^(amq\\.topic|{DAEMON}.*)$");
+    let own = own();
     let user = |name: &str, tags: &[&str]| json!({"name": name, "password": PASSWORD, "tags": tags});
     let permission = |user: &str, configure: &str, write: &str, read: &str| json!({"user": user, "vhost": VHOST, "configure": configure, "write": write, "read": read});
     json!({

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     certs::Authority,
-    process::{POLL, Server, command, free_port, listens, run, tool},
+    process::{POLL, Server, command, free_port, run, tool},
     token_server::{Lifetime, TokenServer},
 };
 
@@ -140,6 +140,9 @@ impl Registry {
         });
         config["http"]["addr"] = json!(format!("127.0.0.1:{port}"));
         config["http"]["secret"] = json!("test");
+        // Two registries may be given one port at the same moment. Only one of them gets it, and must be known from the other.
+        let id = Uuid::new_v4().to_string();
+        config["http"]["headers"] = json!({"X-Registry": [id]});
         // JSON is YAML.
         let file = folder.path().join("config.yml");
         fs::write(&file, config.to_string())?;
@@ -147,13 +150,20 @@ impl Registry {
         serve.arg("serve").arg(&file);
         let log = folder.path().join("registry.log");
         let mut server = Server::start("docker-registry", &serve, &log)?;
-        server.wait_ready(async || listens(port).await).await?;
+        let probe = probe.unwrap_or_default();
+        let scheme = if access.tls { "https" } else { "http" };
+        let url = format!("{scheme}://localhost:{port}/v2/");
+        let is_ours = async || {
+            let answer = probe.get(&url).send().await;
+            answer.is_ok_and(|answer| answer.headers().get("x-registry").is_some_and(|found| *found == *id))
+        };
+        server.wait_ready(is_ours).await?;
         Ok(Self {
             server,
             host: format!("localhost:{port}"),
             access,
             tokens,
-            probe: probe.unwrap_or_default(),
+            probe,
             folder,
         })
     }

@@ -1,193 +1,15 @@
-//! From delivery to acknowledgement, on a real broker: the program with the local provider, which needs nothing else.
+//! Messages, good and bad, and what becomes of them.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
-
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cloud_image_uploader_test_support::amqp::Admin;
-use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row};
-use cloud_image_uploader_test_support::archive::{message, noise, xz};
+use cloud_image_uploader_test_support::archive::{message, noise};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
-use cloud_image_uploader_test_support::files::{Fault, Files};
-use cloud_image_uploader_test_support::process::free_port;
-use cloud_image_uploader_test_support::program::{Program, Running};
+use cloud_image_uploader_test_support::files::Fault;
 use cloud_image_uploader_test_support::proxy::Proxy;
-use cloud_image_uploader_test_support::rabbit::{self, DAEMON, Options, Rabbit};
+use cloud_image_uploader_test_support::rabbit::{self, DAEMON};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-/// Far more than anything here takes.
-const LONG: Duration = Duration::from_secs(60);
-const QUEUE: &str = "cloud-image-uploader-aws";
-const COMPOSE: &str = "Fedora-Cloud-43-20260305.0";
-
-/// A broker, a served compose with an image for each architecture, and a place to publish to.
-struct World {
-    rabbit: Rabbit,
-    admin: Admin,
-    files: Files,
-    folder: TempDir,
-    monitoring: u16,
-}
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
-}
-
-impl World {
-    async fn new() -> Self {
-        Self::with(Options::default()).await
-    }
-
-    async fn with(options: Options) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let image = |arch, seed| {
-            let name = format!("Fedora-Cloud-Base-AmazonEC2-43-20260305.0.{arch}.raw.xz");
-            Row::new("raw-xz", "raw.xz", "Cloud_Base", arch, &name, xz(&noise(seed, 3 << 20)))
-        };
-        let compose = ComposeBuilder::new(COMPOSE, None)
-            .image(image("x86_64", 1))
-            .image(image("aarch64", 2));
-        compose.write(&folder.path().join("served/compose")).unwrap();
-        let files = Files::start(&folder.path().join("served")).await.unwrap();
-        let rabbit = Rabbit::start(options).await.unwrap();
-        let admin = rabbit.admin().await.unwrap();
-        Self {
-            rabbit,
-            admin,
-            files,
-            folder,
-            monitoring: free_port().unwrap(),
-        }
-    }
-
-    fn published(&self) -> PathBuf {
-        self.folder.path().join("published")
-    }
-
-    fn disk(&self, arch: &str) -> PathBuf {
-        let name = format!("Fedora-Cloud-Base-AmazonEC2-43-20260305.0.{arch}.raw");
-        self.published().join(COMPOSE).join(arch).join(name)
-    }
-
-    fn image_path(arch: &str) -> String {
-        format!("/compose/Cloud/{arch}/images/Fedora-Cloud-Base-AmazonEC2-43-20260305.0.{arch}.raw.xz")
-    }
-
-    /// The broker by password, at any port such as a proxy's.
-    fn broker(port: u16) -> String {
-        format!("amqp_url = {:?}\n", rabbit::url("amqp", DAEMON, port))
-    }
-
-    fn config(&self, broker: &str) -> String {
-        let release_data = fixtures().join("release-data");
-        format!(
-            r#"
-passive_declares = true
-topic_prefix = "org.fedoraproject.prod"
-{broker}
-{consuming}
-[qos]
-prefetch_size = 0
-prefetch_count = 25
-[monitoring]
-address = "127.0.0.1"
-port = {monitoring}
-[consumer_config]
-release_metadata_url = "{release_data}/release.json"
-bodhi_url = "{release_data}"
-give_up_after = "40s"
-shutdown_grace = "2s"
-[consumer_config.local]
-directory = "{directory}"
-publish_amqp_messages = true
-"#,
-            consuming = rabbit::consuming(QUEUE),
-            monitoring = self.monitoring,
-            release_data = release_data.display(),
-            directory = self.published().display(),
-        )
-    }
-
-    fn program(config: &str) -> Program {
-        Program::new(env!("CARGO_BIN_EXE_cloud-image-uploader"))
-            .unwrap()
-            .config(config)
-            .unwrap()
-    }
-
-    async fn consume(&self) -> Running {
-        self.consume_with(&self.config(&Self::broker(self.rabbit.plain_port)))
-            .await
-    }
-
-    /// A daemon in the middle of a compose: an image's server says nothing any more.
-    async fn begin(&self) -> Running {
-        let daemon = self.consume().await;
-        self.files
-            .fault(&Self::image_path("x86_64"), Fault::Stall { after: 1000 }, 1);
-        self.announce().await;
-        self.until_read("x86_64").await;
-        daemon
-    }
-
-    async fn consume_with(&self, config: &str) -> Running {
-        let mut daemon = Self::program(config).arg("consume").start().unwrap();
-        daemon.wait_for_log("consuming", LONG).await.unwrap();
-        daemon
-    }
-
-    fn message(&self) -> Value {
-        message(COMPOSE, None, &self.files.url("/compose"))
-    }
-
-    async fn announce(&self) {
-        self.admin.publish_serialized(&self.message()).await.unwrap();
-    }
-
-    async fn ready(&self) -> (u16, Value) {
-        let answer = reqwest::get(format!("http://127.0.0.1:{}/ready", self.monitoring))
-            .await
-            .unwrap();
-        (answer.status().as_u16(), answer.json().await.unwrap())
-    }
-
-    /// Waits until `/ready` says what is wanted.
-    async fn until_ready(&self, wanted: impl Fn(u16, &Value) -> bool) -> Value {
-        let deadline = tokio::time::Instant::now() + LONG;
-        loop {
-            let (status, document) = self.ready().await;
-            if wanted(status, &document) {
-                return document;
-            }
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "it stays at {status} {document}"
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Waits until an image is being read: the work on its compose has begun.
-    async fn until_read(&self, arch: &str) {
-        let deadline = tokio::time::Instant::now() + LONG;
-        while self.files.requests_for(&Self::image_path(arch)).is_empty() {
-            assert!(tokio::time::Instant::now() < deadline, "nobody reads the image");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Nothing waits and nothing is held: what was delivered is settled.
-    async fn until_settled(&self, daemon: Running) {
-        daemon.terminate().unwrap();
-        assert_eq!(daemon.wait(LONG).await.unwrap().code, Some(0));
-        self.admin
-            .wait_depth(QUEUE, LONG, |depth| depth.ready == 0 && depth.consumers == 0)
-            .await
-            .unwrap();
-    }
-}
+use crate::world::*;
 
 /// With client certificates, permissions, and passive declares as in production, announced by the existing client.
 #[tokio::test]
@@ -229,9 +51,7 @@ async fn a_compose_is_published_announced_and_acknowledged() {
         let id = properties.message_id().as_ref().unwrap().to_string();
         assert_eq!(uuid::Uuid::parse_str(&id).unwrap().get_version_num(), 5);
     }
-    world
-        .until_ready(|_, document| document["consumed"]["processed"] == 1)
-        .await;
+    world.until_processed(1).await;
     world.until_settled(daemon).await;
 
     // A new process, given the same message: nothing is read, and the notices have the same ids.
@@ -289,7 +109,12 @@ async fn with_dead_letters(world: &World) -> &'static str {
 async fn bad_messages_are_rejected_for_good_and_named() {
     let world = World::new().await;
     let dead = with_dead_letters(&world).await;
-    let mut daemon = world.consume().await;
+    let config = world.config(&World::broker(world.rabbit.plain_port));
+    let config = config.replace(
+        "give_up_after",
+        "allowed_compose_hosts = [\"127.0.0.1\"]\ngive_up_after",
+    );
+    let mut daemon = world.consume_with(&config).await;
     let topic = "org.fedoraproject.prod.pungi.compose.status.change";
     let elsewhere = world.files.url("/nowhere");
     let finished = |key: &str, value: Value| {
@@ -305,6 +130,16 @@ async fn bad_messages_are_rejected_for_good_and_named() {
         (finished("compose_id", Value::Null), "\"compose_id\" is missing"),
         (finished("location", json!(17)), "\"location\" is missing"),
         (finished("location", json!("file:///etc")), "only http and https"),
+        (
+            message(
+                "Fedora-Cloud-43-20260307.0",
+                None,
+                &elsewhere.replace("127.0.0.1", "localhost"),
+            )["body"]
+                .to_string()
+                .into_bytes(),
+            "not one of allowed_compose_hosts",
+        ),
         (finished("location", json!(elsewhere)), "find http"),
         (
             finished("compose_id", json!("Fedora-Cloud-43-20260306.0")),
@@ -397,9 +232,7 @@ async fn a_redelivered_message_joins_the_work() {
     daemon.wait_for_log("joins the work", LONG).await.unwrap();
     spy.next(LONG).await.unwrap();
     spy.next(LONG).await.unwrap();
-    let document = world
-        .until_ready(|_, document| document["consumed"]["processed"] == 1)
-        .await;
+    let document = world.until_processed(1).await;
     assert_eq!(document["consumed"]["received"], 2);
     assert_eq!(
         world.files.requests_for(&World::image_path("aarch64")).len(),
@@ -487,9 +320,7 @@ async fn a_missing_target_holds_the_message_until_it_is_mended() {
     assert!(why.contains("published"), "{why}");
     assert_eq!(document["consuming"], true);
     std::fs::remove_file(world.published()).unwrap();
-    let document = world
-        .until_ready(|_, document| document["consumed"]["processed"] == 1)
-        .await;
+    let document = world.until_processed(1).await;
     assert_eq!(document["consumed"]["rejected"], 1);
     assert_eq!(document["trouble"], Value::Null);
     assert!(world.disk("x86_64").exists());
@@ -510,9 +341,7 @@ async fn a_signal_leaves_unfinished_work_to_redelivery() {
         .unwrap();
 
     let daemon = world.consume().await;
-    world
-        .until_ready(|_, document| document["consumed"]["processed"] == 1)
-        .await;
+    world.until_processed(1).await;
     assert_eq!(std::fs::read(world.disk("x86_64")).unwrap(), noise(1, 3 << 20));
     world.until_settled(daemon).await;
 }
@@ -610,9 +439,7 @@ async fn a_queue_of_the_servers_naming_is_bound_again_on_each_connection() {
     world.until_ready(|status, _| status == 200).await;
     world.announce().await;
     spy.next(LONG).await.unwrap();
-    world
-        .until_ready(|_, document| document["consumed"]["processed"] == 1)
-        .await;
+    world.until_processed(1).await;
     daemon.terminate().unwrap();
     assert_eq!(daemon.wait(LONG).await.unwrap().code, Some(0));
 }

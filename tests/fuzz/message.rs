@@ -1,0 +1,54 @@
+use cloud_image_uploader::location::Location;
+use cloud_image_uploader::message::{Message, Origin, Properties, Request, Wish};
+use cloud_image_uploader_test_support::archive::message;
+
+use crate::{attempts, is_harmless};
+
+fn check(request: &Request) {
+    assert!(is_harmless(request.compose.as_str()), "{request:?}");
+    let Location::Http(url) = &request.location else {
+        panic!("a broker named a folder: {request:?}")
+    };
+    assert!(url.has_host());
+    assert!(is_harmless(&request.location.join("metadata/images.json").to_string()));
+    match &request.origin {
+        Origin::Message(id) => assert!(uuid::Uuid::parse_str(id).is_ok(), "{id}"),
+        Origin::Compose(url) => assert!(is_harmless(url), "{url:?}"),
+        Origin::File(path) => panic!("{}", path.display()),
+    }
+}
+
+#[tokio::test]
+async fn messages() {
+    let sound = message("Fedora-43-20251024.0", Some("RC-1.6"), "http://host/compose");
+    let (accepted, _) = attempts(async |random| {
+        let mut spoilt = sound.clone();
+        if random.below(3) > 0 {
+            random.spoil_value(&mut spoilt);
+        }
+        let mut body = spoilt["body"].to_string().into_bytes();
+        let mut whole = spoilt.to_string().into_bytes();
+        if random.below(3) == 0 {
+            random.spoil(&mut body, 1);
+            random.spoil(&mut whole, 1);
+        }
+        let id = spoilt["id"].as_str().unwrap_or_default();
+        let properties = Properties {
+            message_id: Some(id),
+            ..Properties::default()
+        };
+        let mut published = false;
+        for message in [
+            Message::of_delivery("topic", &properties, &body),
+            Message::of_serialized(&whole),
+        ] {
+            if let Ok(Wish::Publish(request)) = message.and_then(|message| message.wish(None)) {
+                check(&request);
+                published = true;
+            }
+        }
+        published
+    })
+    .await;
+    assert!(accepted > 0, "not even a sound message was accepted");
+}

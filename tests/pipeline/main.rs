@@ -1,0 +1,8 @@
+//! From delivery to acknowledgement, on a real broker: the program with the local provider, which needs nothing else.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+mod broker;
+mod load;
+mod messages;
+mod world;

@@ -1,0 +1,107 @@
+//! A folder. Its calls are those to where the compose is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cloud_image_uploader_test_support::archive::{
+    ComposeBuilder, OciArchive, Row, layer, noise, sha256, xz, xz_blocks,
+};
+use cloud_image_uploader_test_support::files::Files;
+use cloud_image_uploader_test_support::front::{self, Front};
+use cloud_image_uploader_test_support::program::Program;
+use tempfile::TempDir;
+
+use crate::{Call, World, program, reads};
+
+const COMPOSE: &str = "Fedora-43-20251024.0";
+
+pub struct Folder {
+    folder: TempDir,
+    front: Front,
+    _files: Files,
+}
+
+fn name(call: &front::Call<'_>) -> Option<&'static str> {
+    Some(match call.path.rsplit('/').next()? {
+        "images.json" => "read the metadata",
+        "composeinfo.json" => "read the label",
+        path if path.ends_with(".raw.xz") => "read a disk",
+        path if path.ends_with(".oci.tar.xz") => "read an archive",
+        _ => return None,
+    })
+}
+
+impl Folder {
+    fn published(&self) -> PathBuf {
+        self.folder.path().join("published")
+    }
+}
+
+impl World for Folder {
+    const CALLS: &'static [Call] = &[
+        reads("read the metadata"),
+        reads("read the label"),
+        reads("read a disk"),
+        reads("read an archive"),
+    ];
+
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = [noise(1, 900_000), vec![0; 4 << 20], noise(2, 100_000)].concat();
+        let disk = Row::new(
+            "raw-xz",
+            "raw.xz",
+            "Cloud_Base",
+            "x86_64",
+            "Disk.raw.xz",
+            xz_blocks(&disk, 1 << 20),
+        );
+        let archive = OciArchive::new("amd64").layer(layer("one", 300_000)).build();
+        let archive = Row::container("Container_Base", "x86_64", xz(&archive));
+        let compose = ComposeBuilder::new(COMPOSE, Some("RC-1.6"));
+        compose
+            .image(disk)
+            .image(archive)
+            .write(&folder.path().join("compose"))
+            .unwrap();
+        let files = Files::start(folder.path()).await.unwrap();
+        let front = Front::start(&files.url(""), name).await.unwrap();
+        Self {
+            folder,
+            front,
+            _files: files,
+        }
+    }
+
+    fn front(&self) -> &Front {
+        &self.front
+    }
+
+    async fn program(&self) -> Program {
+        let config = format!(
+            "[consumer_config.local]\ndirectory = \"{}\"\n",
+            self.published().display()
+        );
+        program(&config, COMPOSE, &format!("{}/compose", self.front.url()))
+    }
+
+    /// Every file, hidden ones too.
+    async fn found(&self) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        collect(&self.published(), "", &mut found);
+        found
+    }
+}
+
+fn collect(folder: &Path, prefix: &str, found: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = format!("{prefix}{}", entry.file_name().to_str().unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            collect(&entry.path(), &format!("{name}/"), found);
+        } else {
+            found.insert(name, sha256(&fs::read(entry.path()).unwrap()));
+        }
+    }
+}

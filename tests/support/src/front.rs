@@ -1,0 +1,227 @@
+//! Stands between a program and a server, knows every call by name, and gets in its way.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use axum::{
+    Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::Response,
+};
+use futures_util::stream;
+use tokio::{sync::watch, time::timeout};
+
+use crate::http_server::HttpServer;
+
+/// The longest body that is passed on.
+const LONGEST: usize = 256 << 20;
+
+/// A request, to be given a name.
+pub struct Call<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The path.
+    pub path: &'a str,
+    /// What follows the question mark.
+    pub query: &'a str,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// What goes wrong with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The server is not asked; the answer is this status.
+    Refused(u16),
+    /// The server is not asked; the answer is 429, to try again after a second.
+    Throttled,
+    /// The server is not asked, and the connection breaks.
+    Cut,
+    /// The server is asked, and the connection breaks instead of its answer.
+    Lost,
+    /// The server is not asked, and nothing is ever answered.
+    Ignored,
+    /// The server is asked, and nothing is ever answered.
+    Unanswered,
+}
+
+/// The name of a call; `None` for one that the test does not know.
+pub type Namer = fn(&Call<'_>) -> Option<&'static str>;
+
+/// A running front.
+pub struct Front {
+    server: HttpServer,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    http: reqwest::Client,
+    target: String,
+    namer: Namer,
+    state: Mutex<Seen>,
+    /// Calls that will never be answered.
+    silent: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct Seen {
+    troubles: Vec<(&'static str, Trouble, usize)>,
+    calls: BTreeMap<&'static str, usize>,
+    unknown: Vec<String>,
+}
+
+impl Front {
+    /// Passes on to `target`, a URL without a path.
+    pub async fn start(target: &str, namer: Namer) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            http: reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .build()?,
+            target: target.trim_end_matches('/').to_owned(),
+            namer,
+            state: Mutex::default(),
+            silent: watch::Sender::new(0),
+        });
+        let router = Router::new().fallback(pass).with_state(shared.clone());
+        Ok(Self {
+            server: HttpServer::start(router).await?,
+            shared,
+        })
+    }
+
+    /// `http://127.0.0.1:<port>`.
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// Gets in the way of the next `times` calls of a name.
+    pub fn trouble(&self, name: &'static str, trouble: Trouble, times: usize) {
+        self.shared.lock().troubles.push((name, trouble, times));
+    }
+
+    /// Whether all trouble was met.
+    pub fn troubles_met(&self) -> bool {
+        self.shared.lock().troubles.is_empty()
+    }
+
+    /// How often each call was made so far.
+    pub fn calls(&self) -> BTreeMap<&'static str, usize> {
+        self.shared.lock().calls.clone()
+    }
+
+    /// Requests that nobody named.
+    pub fn unknown(&self) -> Vec<String> {
+        self.shared.lock().unknown.clone()
+    }
+
+    /// Waits until a call is left without an answer.
+    pub async fn until_silent(&self, limit: Duration) -> Result<()> {
+        let mut silent = self.shared.silent.subscribe();
+        match timeout(limit, silent.wait_for(|count| *count > 0)).await {
+            Ok(_) => Ok(()),
+            Err(_) => bail!("no call was left without an answer; made were {:?}", self.calls()),
+        }
+    }
+}
+
+impl Shared {
+    /// A test that panicked with the lock held has failed already.
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn see(&self, call: &Call<'_>) -> Option<Trouble> {
+        let mut seen = self.lock();
+        let Some(name) = (self.namer)(call) else {
+            seen.unknown
+                .push(format!("{} {}?{}", call.method, call.path, call.query));
+            return None;
+        };
+        *seen.calls.entry(name).or_default() += 1;
+        let position = seen.troubles.iter().position(|(wanted, ..)| *wanted == name)?;
+        let (_, trouble, times) = &mut seen.troubles[position];
+        let trouble = *trouble;
+        *times -= 1;
+        if *times == 0 {
+            seen.troubles.remove(position);
+        }
+        Some(trouble)
+    }
+}
+
+async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    // A client that went away in mid-request asked for nothing.
+    let Ok(body) = to_bytes(body, LONGEST).await else {
+        return broken();
+    };
+    let call = Call {
+        method: &parts.method,
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or_default(),
+        headers: &parts.headers,
+        body: &body,
+    };
+    let trouble = shared.see(&call);
+    match trouble {
+        Some(Trouble::Refused(status)) => return bare(StatusCode::from_u16(status).unwrap_or_default()),
+        Some(Trouble::Throttled) => {
+            let mut response = bare(StatusCode::TOO_MANY_REQUESTS);
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            return response;
+        }
+        Some(Trouble::Cut) => return broken(),
+        Some(Trouble::Ignored) => return silence(&shared).await,
+        Some(Trouble::Lost | Trouble::Unanswered) | None => {}
+    }
+    let url = format!("{}{}", shared.target, parts.uri);
+    // The Host header goes through, so that the server's addresses lead back here, and signatures hold.
+    let mut headers = parts.headers;
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(header::CONTENT_LENGTH);
+    let asked = shared.http.request(parts.method, url).headers(headers).body(body);
+    let answer = match asked.send().await {
+        Ok(answer) => answer,
+        Err(_) => return broken(),
+    };
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    let body = answer.bytes().await.unwrap_or_default();
+    match trouble {
+        Some(Trouble::Lost) => broken(),
+        Some(Trouble::Unanswered) => silence(&shared).await,
+        _ => {
+            let mut response = Response::new(Body::from(body));
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            response.headers_mut().remove(header::TRANSFER_ENCODING);
+            response
+        }
+    }
+}
+
+fn bare(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// An answer whose body fails before anything was sent: the connection ends without a byte.
+fn broken() -> Response {
+    let failing = stream::once(async { Err::<Bytes, _>(std::io::Error::from(std::io::ErrorKind::ConnectionReset)) });
+    Response::new(Body::from_stream(failing))
+}
+
+async fn silence(shared: &Shared) -> Response {
+    shared.silent.send_modify(|count| *count += 1);
+    std::future::pending().await
+}
