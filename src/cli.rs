@@ -12,7 +12,7 @@ use crate::telemetry::LogFormat;
 ///
 /// One process serves one provider: the one that the configuration file has a section for.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version = crate::VERSION, arg_required_else_help = true)]
 pub struct Arguments {
     /// The fedora-messaging configuration file [default: the variable FEDORA_MESSAGING_CONF, else
     /// /etc/fedora-messaging/config.toml]
