@@ -27,6 +27,7 @@ fn git(folder: &Path, arguments: &[&str]) {
     let mut git = Command::new("git");
     git.current_dir(folder)
         .args(["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"])
+        .args(["-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false"])
         .args(arguments);
     let (good, written) = outcome(&mut git);
     assert!(good, "{arguments:?}: {written}");
