@@ -73,6 +73,16 @@ async fn the_rpm_builds_and_its_program_runs() {
     let [package] = found.lines().collect::<Vec<_>>()[..] else {
         panic!("{found}");
     };
+    let listed = run(Command::new("rpm").args(["--query", "--list", "--package", package]));
+    for path in [
+        "/usr/lib/systemd/system/cloud-image-uploader@.service",
+        "/usr/lib/sysusers.d/cloud-image-uploader.conf",
+        "/usr/share/bash-completion/completions/cloud-image-uploader.bash",
+        "/usr/share/man/man1/cloud-image-uploader-reconsume.1",
+        "/config/aws.toml",
+    ] {
+        assert!(listed.contains(path), "no {path} in {listed}");
+    }
     let root = folder.path().join("root");
     let mut install = Command::new("rpm");
     install
@@ -80,14 +90,6 @@ async fn the_rpm_builds_and_its_program_runs() {
         .arg(&root)
         .args(["--install", "--nodeps", "--noscripts", package]);
     run(&mut install);
-    for path in [
-        "usr/lib/systemd/system/cloud-image-uploader@.service",
-        "usr/lib/sysusers.d/cloud-image-uploader.conf",
-        "usr/share/bash-completion/completions/cloud-image-uploader.bash",
-        "usr/share/doc/cloud-image-uploader/config/aws.toml",
-    ] {
-        assert!(root.join(path).exists(), "no {path}");
-    }
     let program = Program::new(root.join("usr/bin/cloud-image-uploader")).unwrap();
     let exit = program.arg("--version").run(LIMIT).await.unwrap();
     let expected = format!("cloud-image-uploader {version}-1");
