@@ -268,7 +268,7 @@ impl Broker {
         }
         for (name, value) in [
             ("product", env!("CARGO_PKG_NAME")),
-            ("version", env!("CARGO_PKG_VERSION")),
+            ("version", crate::VERSION),
             ("information", env!("CARGO_PKG_DESCRIPTION")),
         ] {
             properties = properties.with_client_property(name.into(), value.into());

@@ -1,5 +1,7 @@
 //! The commands and their help.
 
+pub mod package_files;
+
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
@@ -12,7 +14,7 @@ use crate::telemetry::LogFormat;
 ///
 /// One process serves one provider: the one that the configuration file has a section for.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version = crate::VERSION, arg_required_else_help = true)]
 pub struct Arguments {
     /// The fedora-messaging configuration file [default: the variable FEDORA_MESSAGING_CONF, else
     /// /etc/fedora-messaging/config.toml]
@@ -23,10 +25,23 @@ pub struct Arguments {
     pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub invocation: Invocation,
 }
 
 /// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Invocation {
+    /// With a configuration.
+    #[command(flatten)]
+    Configured(Command),
+    /// Write the manual pages and shell completions that a package installs, below a folder such as /usr/share.
+    PackageFiles {
+        /// The folder; what is missing of it is made.
+        share: PathBuf,
+    },
+}
+
+/// What to do with a configuration.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the daemon: take messages from the queue and publish what they announce.

@@ -76,7 +76,7 @@ fn within(hosts: Hosts) -> ClientBuilder {
         }
     });
     Client::builder()
-        .user_agent(concat!("cloud-image-uploader/", env!("CARGO_PKG_VERSION")))
+        .user_agent(concat!("cloud-image-uploader/", env!("CLOUD_IMAGE_UPLOADER_VERSION")))
         .connect_timeout(CONNECT)
         .read_timeout(SILENCE)
         .tcp_keepalive(SILENCE)

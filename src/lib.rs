@@ -24,3 +24,6 @@ pub mod signature;
 pub mod source;
 pub mod telemetry;
 pub mod work;
+
+/// What `--version` says: the git tag that was built, else as near to it as the build could know.
+pub const VERSION: &str = env!("CLOUD_IMAGE_UPLOADER_VERSION");

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use cloud_image_uploader::amqp::Broker;
-use cloud_image_uploader::cli::{Arguments, Command, PlanFormat, Reconsume, Subject};
+use cloud_image_uploader::cli::{Arguments, Command, Invocation, PlanFormat, Reconsume, Subject, package_files};
 use cloud_image_uploader::compose::release::Releases;
 use cloud_image_uploader::config::{Config, Environment, Problem, Problems};
 use cloud_image_uploader::consumer::{self, End};
@@ -27,6 +27,7 @@ use cloud_image_uploader::provider::{self, Fate, Provider, Verdict};
 use cloud_image_uploader::select::Only;
 use cloud_image_uploader::signature::Signatures;
 use cloud_image_uploader::source::Sources;
+use cloud_image_uploader::telemetry::LogFormat;
 use cloud_image_uploader::telemetry::progress::Board;
 use cloud_image_uploader::work::Work;
 use cloud_image_uploader::{compose, http, telemetry};
@@ -40,8 +41,16 @@ const USAGE: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(arguments).await {
+    let Arguments {
+        conf,
+        log_format,
+        invocation,
+    } = Arguments::parse();
+    let outcome = match invocation {
+        Invocation::Configured(command) => run(conf.as_deref(), log_format, command).await,
+        Invocation::PackageFiles { share } => write_package_files(&share),
+    };
+    match outcome {
         Ok(code) => ExitCode::from(code),
         Err(Stop { code, error }) => {
             // There is no log yet.
@@ -72,14 +81,14 @@ impl From<anyhow::Error> for Stop {
     }
 }
 
-async fn run(arguments: Arguments) -> Result<u8, Stop> {
+async fn run(conf: Option<&Path>, log_format: LogFormat, command: Command) -> Result<u8, Stop> {
     let variable = std::env::var_os("FEDORA_MESSAGING_CONF");
-    let path = Config::path(arguments.conf.as_deref(), variable.as_deref());
+    let path = Config::path(conf, variable.as_deref());
     let config = Config::load(&path).map_err(Stop::usage)?;
-    let bars = matches!(arguments.command, Command::Reconsume(_)) && stderr().is_terminal();
+    let bars = matches!(command, Command::Reconsume(_)) && stderr().is_terminal();
     let board = if bars { Board::bars() } else { Board::log() };
-    let mails = telemetry::start(&config.logging, arguments.log_format, board.terminal()).map_err(Stop::usage)?;
-    let outcome = match arguments.command {
+    let mails = telemetry::start(&config.logging, log_format, board.terminal()).map_err(Stop::usage)?;
+    let outcome = match command {
         Command::Consume => consume(config, board).await,
         Command::Reconsume(arguments) => unless_stopped(reconsume(config, arguments, board)).await,
         Command::Plan(arguments) => unless_stopped(plan(&config, &arguments.subject, arguments.format)).await,
@@ -101,6 +110,12 @@ async fn unless_stopped(command: impl Future<Output = Result<u8, Stop>>) -> Resu
         outcome = command => outcome,
         () = stop => Ok(0),
     }
+}
+
+fn write_package_files(share: &Path) -> Result<u8, Stop> {
+    let written = package_files::write(share);
+    written.with_context(|| format!("failed to write below {}", share.display()))?;
+    Ok(0)
 }
 
 async fn consume(config: Config, board: Board) -> Result<u8, Stop> {
