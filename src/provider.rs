@@ -172,6 +172,17 @@ pub enum Origin {
     Created,
 }
 
+/// Orders places as configured, which is the order of the notification.
+#[cfg(any(feature = "aws", feature = "container"))]
+fn in_order(places: &mut [Place], deliverable: &Deliverable) {
+    places.sort_by_key(|place| {
+        deliverable
+            .locations
+            .iter()
+            .position(|location| *location == place.location)
+    });
+}
+
 /// A location that already has something newer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Superseded {

@@ -34,7 +34,7 @@ use self::client::{Clients, Region};
 use self::error::Error;
 use self::stage::{Lacking, Stage};
 use self::wanted::Wanted;
-use super::{Failed, Finding, Origin, Place, Provider, Publication, Staged, Task};
+use super::{Failed, Finding, Origin, Place, Provider, Publication, Staged, Task, in_order};
 use crate::config::Environment;
 use crate::config::aws::{Aws, SnapshotMethod};
 use crate::error::Failure;
@@ -212,14 +212,4 @@ fn failed(location: &str, failure: impl Into<Failure>) -> Failed {
         location: location.to_owned(),
         failure: failure.into(),
     }
-}
-
-/// As configured: the order of the notification.
-fn in_order(places: &mut [Place], deliverable: &Deliverable) {
-    places.sort_by_key(|place| {
-        deliverable
-            .locations
-            .iter()
-            .position(|location| *location == place.location)
-    });
 }

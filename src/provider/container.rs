@@ -26,7 +26,7 @@ use tokio::sync::OwnedMutexGuard;
 use self::images::{Pending, push_images, push_index};
 use self::registry::{Registry, Repository};
 use self::tags::{Looked, look, move_tags};
-use super::{Failed, Finding, Origin, Place, Provider, Publication, Staged, Superseded, Task};
+use super::{Failed, Finding, Origin, Place, Provider, Publication, Staged, Superseded, Task, in_order};
 use crate::config::Environment;
 use crate::config::container as config;
 use crate::error::{Class, Classified, Failure};
@@ -218,15 +218,6 @@ fn tags_of(deliverable: &Deliverable) -> Result<&[String], Error> {
         | Target::Disk { .. }
         | Target::Layout { .. } => Err(Error::NotARepository(deliverable.name())),
     }
-}
-
-fn in_order(places: &mut [Place], deliverable: &Deliverable) {
-    places.sort_by_key(|place| {
-        deliverable
-            .locations
-            .iter()
-            .position(|location| *location == place.location)
-    });
 }
 
 /// What cannot be published.

@@ -193,3 +193,20 @@ async fn a_slow_region_does_not_delay_the_others() {
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     world.assert_complete();
 }
+
+/// A disk that ends where a part ends, as most do: the last parts are still on their way when the end is seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_of_whole_parts_is_complete_however_slow() {
+    let mut disk = disk("x86_64");
+    disk.truncate(16 << 20);
+    disk[(16 << 20) - 1] = 1;
+    let world = World::with(&TWO, Method::Import, vec![row("x86_64", &disk)]).await;
+    let slow = Effect::Slow(Duration::from_secs(1));
+    world.cloud.fault(Fault::on("UploadPart", slow));
+    world.published().await;
+    for region in TWO {
+        let image = world.image(region, "x86_64");
+        assert_content(&world.snapshot(region, &image.devices[0].snapshot), &disk);
+    }
+    assert_eq!(world.cloud.leftovers(), Vec::<String>::new());
+}

@@ -240,7 +240,8 @@ ami_volume_type = "gp3"
     }
 }
 
-fn assert_content(snapshot: &Snapshot, disk: &[u8]) {
+/// The snapshot holds the disk, and not more.
+pub fn assert_content(snapshot: &Snapshot, disk: &[u8]) {
     let expected: BTreeMap<u32, Vec<u8>> = disk
         .chunks(BLOCK)
         .zip(0..)

@@ -213,17 +213,16 @@ impl Object {
                     None => ended = true,
                 }
             }
-            // An object has one part at least.
-            if bytes.is_empty() && number > 1 {
-                break;
+            // An object has one part at least; another one with nothing in it is none.
+            if !bytes.is_empty() || number == 1 {
+                let (object, upload, present) = (self.clone(), upload.to_owned(), present.clone());
+                let part = async move {
+                    let part = object.part(&upload, number, bytes.freeze(), &present).await;
+                    drop(permits);
+                    part
+                };
+                sending.spawn(part.in_current_span());
             }
-            let (object, upload, present) = (self.clone(), upload.to_owned(), present.clone());
-            let part = async move {
-                let part = object.part(&upload, number, bytes.freeze(), &present).await;
-                drop(permits);
-                part
-            };
-            sending.spawn(part.in_current_span());
             while sending.len() >= PARTS_IN_FLIGHT || ended {
                 let Some(part) = sending.join_next().await else { break };
                 let part = part.map_err(|_| Error::Interrupted(self.to_string()))??;
