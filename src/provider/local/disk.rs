@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use tokio::sync::mpsc;
 
@@ -16,6 +19,8 @@ use crate::source::{Chunk, Content};
 
 /// Pieces that wait for the file system.
 const QUEUE: usize = 4;
+/// Bytes after which the file system is asked to write to the device: what it keeps is waited for in the end.
+const WRITE_BACK: u64 = 64 << 20;
 
 /// Writes the disk under a temporary name, unless it is there.
 pub(super) async fn stage(path: &Path, deliverable: &Deliverable, task: &Task) -> Result<Origin, Failure> {
@@ -116,16 +121,38 @@ async fn write(path: &Path, source: crate::source::Source, stored: u64) -> Resul
 }
 
 /// Holes are left out of the file; the file system reads them as zeros.
-fn write_chunks(path: &Path, mut chunks: mpsc::Receiver<Chunk>) -> io::Result<()> {
+fn write_chunks(path: &Path, chunks: mpsc::Receiver<Chunk>) -> io::Result<()> {
     let file = File::create(path)?;
-    let mut size = 0;
+    let size = thread::scope(|scope| {
+        let (write_back, asked) = sync_channel(1);
+        let device = scope.spawn(|| asked.into_iter().try_for_each(|()| file.sync_data()));
+        let size = write_data(&file, chunks, &write_back);
+        drop(write_back);
+        match device.join() {
+            Ok(done) => done?,
+            Err(panic) => resume_unwind(panic),
+        }
+        size
+    })?;
+    file.set_len(size)?;
+    file.sync_all()
+}
+
+/// Returns the size with all holes.
+fn write_data(file: &File, mut chunks: mpsc::Receiver<Chunk>, write_back: &SyncSender<()>) -> io::Result<u64> {
+    let (mut size, mut waiting) = (0, 0);
     while let Some(Chunk { offset, content }) = chunks.blocking_recv() {
         size = size.max(offset + content.len() as u64);
         if let Content::Data(bytes) = content {
             metrics::counter!("uploader_uploaded_bytes_total", "provider" => "local").increment(bytes.len() as u64);
             file.write_all_at(&bytes, offset)?;
+            waiting += bytes.len() as u64;
+        }
+        if waiting >= WRITE_BACK {
+            waiting = 0;
+            // No room: it is being done, and will be done once more.
+            let _ = write_back.try_send(());
         }
     }
-    file.set_len(size)?;
-    file.sync_all()
+    Ok(size)
 }
