@@ -149,7 +149,7 @@ pub fn xz_blocks(bytes: &[u8], block_size: u64) -> Vec<u8> {
     let stream = MtStreamBuilder::new()
         .threads(1)
         .block_size(block_size)
-        .preset(1)
+        .preset(0)
         .check(Check::Crc64)
         .encoder()
         .expect("liblzma makes an encoder");
