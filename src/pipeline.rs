@@ -17,7 +17,7 @@ use crate::error::{Class, Failure};
 use crate::http::Hosts;
 use crate::message::Request;
 use crate::notify::{self, Notice, Notifier};
-use crate::provider::{Failed, Place, Provider, Publication, Task};
+use crate::provider::{Failed, Origin, Place, Provider, Publication, Task};
 use crate::report::{Broken, Published, Report, Told};
 use crate::retry::Policy;
 use crate::select::{self, Deliverable, Only, Selection};
@@ -199,6 +199,16 @@ impl Pipeline {
             let pending = match outcome {
                 Ok(mut publication) => {
                     let failed = std::mem::take(&mut publication.failed);
+                    // What this process made is found by its own later rounds.
+                    for place in &mut publication.places {
+                        let made = Place {
+                            origin: Origin::Created,
+                            ..place.clone()
+                        };
+                        if course.live.places.contains(&made) {
+                            *place = made;
+                        }
+                    }
                     course.live = publication;
                     let (passing, lasting): (Vec<_>, Vec<_>) =
                         failed.into_iter().partition(|f| f.failure.class().is_transient());
@@ -248,12 +258,7 @@ impl Pipeline {
     }
 
     /// Announces what is live, unless nothing is, or just that has been announced.
-    async fn announce(
-        &self,
-        deliverable: &Deliverable,
-        told: &Told,
-        course: &mut Course,
-    ) -> Result<(), notify::Error> {
+    async fn announce(&self, deliverable: &Deliverable, told: &Told, course: &mut Course) -> Result<(), notify::Error> {
         let places = &course.live.places;
         if places.is_empty() || course.announced.as_ref() == Some(places) {
             return Ok(());
