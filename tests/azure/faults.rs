@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cloud_image_uploader_test_support::azure::Fault;
+use cloud_image_uploader_test_support::files::{self, Files};
 use serde_json::json;
 
 use crate::world::*;
@@ -62,6 +63,35 @@ async fn a_token_that_ends_is_replaced() {
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     world.assert_published(X64, &disk).await;
     assert!(world.azure.calls().iter().any(|call| call.status == 401));
+}
+
+/// The lease ends meanwhile, and what was written stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_after_the_blob_service_was_away() {
+    let (world, proxy) = World::new(&["eastus"]).await.behind_a_proxy().await;
+    let disk = disk("x86_64");
+    let row = row("x86_64", &disk);
+    world.compose(vec![row.clone()]);
+    let files = Files::start(world.folder.path()).await.unwrap();
+    let slow = files::Fault::Slow {
+        piece: row.bytes.len() / 10,
+        pause: Duration::from_secs(1),
+    };
+    files.fault(&format!("/compose/{}", row.path()), slow, usize::MAX);
+    let program = world.program().args(["reconsume", "--compose", &files.url("/compose")]);
+    let running = program.start().unwrap();
+    world.azurite.wait_for_lease("leased", LIMIT).await.unwrap();
+    proxy.close();
+    world.azurite.wait_for_lease("expired", LIMIT).await.unwrap();
+    proxy.open();
+    let exit = running.wait(LIMIT).await.unwrap();
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert!(
+        !exit.stderr.contains("trying again"),
+        "in the first round: {}",
+        exit.stderr
+    );
+    world.assert_published(X64, &disk).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

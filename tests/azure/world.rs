@@ -7,6 +7,7 @@ use cloud_image_uploader_test_support::amqp::Spy;
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, noise, xz_blocks};
 use cloud_image_uploader_test_support::azure::{ACCOUNT, Azure, Azurite, GROUP, vhd};
 use cloud_image_uploader_test_support::program::{Exit, Program};
+use cloud_image_uploader_test_support::proxy::Proxy;
 use cloud_image_uploader_test_support::rabbit::{DAEMON, Options, Rabbit};
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
@@ -31,6 +32,7 @@ pub struct World {
     top: String,
     release_data: PathBuf,
     give_up_after: &'static str,
+    blob_endpoint: String,
 }
 
 impl World {
@@ -38,6 +40,7 @@ impl World {
     pub async fn new(regions: &[&str]) -> Self {
         let azurite = Azurite::start().await.unwrap();
         Self {
+            blob_endpoint: azurite.url().to_owned(),
             azure: Azure::start(Some(&azurite)).await.unwrap(),
             azurite,
             folder: tempfile::tempdir().unwrap(),
@@ -72,6 +75,13 @@ impl World {
     pub fn with(mut self, lines: &str) -> Self {
         self.section += lines;
         self
+    }
+
+    /// Blobs are reached through a proxy.
+    pub async fn behind_a_proxy(mut self) -> (Self, Proxy) {
+        let proxy = Proxy::start(self.azurite.port()).await.unwrap();
+        self.blob_endpoint = format!("https://127.0.0.1:{}/{ACCOUNT}", proxy.port());
+        (self, proxy)
     }
 
     /// Tries what fails no longer than this.
@@ -139,7 +149,7 @@ blob_endpoint = "{blobs}"
             data = self.release_data.display(),
             give_up_after = self.give_up_after,
             arm = self.azure.url(),
-            blobs = self.azurite.url(),
+            blobs = self.blob_endpoint,
             container = self.azurite.container(),
             section = self.section,
         )
