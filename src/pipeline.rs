@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::error::{Class, Failure};
 use crate::http::Hosts;
 use crate::message::Request;
 use crate::notify::{self, Notice, Notifier};
-use crate::provider::{Failed, Place, Provider, Publication, Task};
+use crate::provider::{Failed, Origin, Place, Provider, Publication, Task};
 use crate::report::{Broken, Published, Report, Told};
 use crate::retry::Policy;
 use crate::select::{self, Deliverable, Only, Selection};
@@ -67,6 +68,15 @@ pub struct Options {
     pub allow_older: bool,
     /// What has been said before.
     pub told: Arc<Told>,
+}
+
+/// How far a deliverable is.
+#[derive(Default)]
+struct Course {
+    /// As of the last round that got through.
+    live: Publication,
+    announced: Option<Vec<Place>>,
+    broken: Vec<Broken>,
 }
 
 /// Publishes composes to one provider.
@@ -136,8 +146,7 @@ impl Pipeline {
             .await
     }
 
-    /// Rounds of stage and release until every location has the deliverable, has failed for good, or time is up.
-    /// What is done stays done: each round looks first.
+    /// Publishes a deliverable, and tells what became of it.
     async fn publish(
         &self,
         compose: &Compose,
@@ -145,22 +154,66 @@ impl Pipeline {
         task: &Task,
         told: &Told,
     ) -> (Published, Vec<Broken>) {
+        let mut course = Course::default();
+        if let Err(error) = self.rounds(compose, deliverable, task, told, &mut course).await {
+            course.broken.push(Broken::deliverable(deliverable, &error.into()));
+            course.announced = Some(course.live.places);
+        }
+        let published = Published::new(deliverable, course.announced, course.live.superseded);
+        (published, course.broken)
+    }
+
+    /// Rounds of stage and release until every location has the deliverable, has failed for good, or time is up.
+    /// What is done stays done: each round looks first. What is live is announced as soon as nothing is missing, and
+    /// otherwise when the patience with the rest ends, even in the middle of a round.
+    async fn rounds(
+        &self,
+        compose: &Compose,
+        deliverable: &Deliverable,
+        task: &Task,
+        told: &Told,
+        course: &mut Course,
+    ) -> Result<(), notify::Error> {
         let mut waits = Policy::work(self.give_up_after).start();
-        let mut broken: Vec<Broken> = Vec::new();
         let mut task = task.clone();
-        // As of the last round that got through.
-        let mut live = Publication::default();
-        let mut announced: Option<Vec<Place>> = None;
+        let mut wait = Duration::ZERO;
         let mut failing_since: Option<Instant> = None;
         loop {
-            let pending = match self.round(compose, deliverable, &task).await {
+            let patience = self
+                .location_patience
+                .saturating_sub(failing_since.map_or(Duration::ZERO, |since| since.elapsed()));
+            let delays = course.announced.is_none() && !course.live.places.is_empty();
+            let outcome = {
+                let mut round = pin!(async {
+                    tokio::time::sleep(wait).await;
+                    self.round(compose, deliverable, &task).await
+                });
+                tokio::select! {
+                    outcome = &mut round => outcome,
+                    () = tokio::time::sleep(patience), if delays => {
+                        self.announce(deliverable, told, course).await?;
+                        round.await
+                    }
+                }
+            };
+            let pending = match outcome {
                 Ok(mut publication) => {
                     let failed = std::mem::take(&mut publication.failed);
-                    live = publication;
+                    // What this process made is found by its own later rounds.
+                    for place in &mut publication.places {
+                        let made = Place {
+                            origin: Origin::Created,
+                            ..place.clone()
+                        };
+                        if course.live.places.contains(&made) {
+                            *place = made;
+                        }
+                    }
+                    course.live = publication;
                     let (passing, lasting): (Vec<_>, Vec<_>) =
                         failed.into_iter().partition(|f| f.failure.class().is_transient());
                     for Failed { location, failure } in lasting {
-                        broken.push(Broken::location(deliverable, &location, &failure));
+                        course.broken.push(Broken::location(deliverable, &location, &failure));
                         exclude(&mut task, deliverable, &location);
                     }
                     passing
@@ -170,52 +223,52 @@ impl Pipeline {
                     failure,
                 }],
                 Err(failure) => {
-                    broken.push(Broken::deliverable(deliverable, &failure));
+                    course.broken.push(Broken::deliverable(deliverable, &failure));
                     Vec::new()
                 }
             };
-            let wait = pending
+            let next = pending
                 .iter()
                 .map(|failed| failed.failure.class())
                 .max_by_key(asked)
                 .and_then(|class| waits.after(class));
             let failing = failing_since.get_or_insert_with(Instant::now).elapsed();
-            let patience = self.location_patience.saturating_sub(failing);
-            let due = wait.is_none() || patience.is_zero();
-            if due && !live.places.is_empty() && announced.as_ref() != Some(&live.places) {
-                if let Err(error) = self.announce(deliverable, &live.places, told).await {
-                    broken.push(Broken::deliverable(deliverable, &error.into()));
-                    return (Published::new(deliverable, Some(live.places), live.superseded), broken);
-                }
-                announced = Some(live.places.clone());
+            if next.is_none() || failing >= self.location_patience {
+                self.announce(deliverable, told, course).await?;
             }
-            let Some(wait) = wait else {
-                broken.extend(pending.iter().map(|failed| match failed.location.as_str() {
-                    "" => Broken::deliverable(deliverable, &failed.failure),
-                    location => Broken::location(deliverable, location, &failed.failure),
-                }));
-                return (Published::new(deliverable, announced, live.superseded), broken);
+            let Some(next) = next else {
+                course
+                    .broken
+                    .extend(pending.iter().map(|failed| match failed.location.as_str() {
+                        "" => Broken::deliverable(deliverable, &failed.failure),
+                        location => Broken::location(deliverable, location, &failed.failure),
+                    }));
+                return Ok(());
             };
             for failed in &pending {
                 tracing::warn!(
                     location = failed.location,
-                    wait_ms = wait.as_millis(),
+                    wait_ms = next.as_millis(),
                     "failed to {}; trying again",
                     failed.failure
                 );
             }
-            // Wake up for the announcement that a failing location may not delay any longer.
-            let wakes_early = announced.is_none() && !live.places.is_empty() && !patience.is_zero();
-            tokio::time::sleep(if wakes_early { wait.min(patience) } else { wait }).await;
+            wait = next;
         }
     }
 
-    async fn announce(&self, deliverable: &Deliverable, places: &[Place], told: &Told) -> Result<(), notify::Error> {
+    /// Announces what is live, unless nothing is, or just that has been announced.
+    async fn announce(&self, deliverable: &Deliverable, told: &Told, course: &mut Course) -> Result<(), notify::Error> {
+        let places = &course.live.places;
+        if places.is_empty() || course.announced.as_ref() == Some(places) {
+            return Ok(());
+        }
         let notice = Notice::of(deliverable, places);
         if !told.is_announced(notice.id) {
             self.notifier.send(&notice, Policy::work(self.give_up_after)).await?;
             told.announced(notice.id);
         }
+        course.announced = Some(places.clone());
         Ok(())
     }
 

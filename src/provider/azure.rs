@@ -1,43 +1,51 @@
 //! Azure: disks as versions of image definitions in a
 //! [compute gallery](https://learn.microsoft.com/azure/virtual-machines/azure-compute-gallery).
 //!
-//! In order: a page blob in the storage account, written sparse and in parallel; the gallery and the image definition, where
-//! they are missing; a version made from the blob, excluded from latest and replicated to the target regions; then the blob
-//! goes, and the retention policy runs. Replicas are billed as storage in every region, and the copies as traffic between
-//! them. Promotion to latest is by hand.
+//! In order: the gallery and the image definition, where they are missing; a page blob in the storage account, written
+//! sparse and in parallel; a version made from the blob, excluded from latest and replicated to the target regions; then the
+//! blob goes, and the retention policy runs. Replicas are billed as storage in every region, and the copies as traffic
+//! between them. Promotion to latest is by hand.
+//!
+//! Azure makes a version as a whole: only at the end does it say that a region has failed, and take changes. A blob stays only
+//! as long as it may be of use: not where its disk or its name turned out to be unfit, but where the program gave up on
+//! passing failures, since `reconsume` needs no upload then. Fedora's storage account deletes blobs after a week.
 
 mod blob;
 mod check;
+mod claim;
 mod clean_up;
 mod client;
 mod error;
 mod gallery;
 mod identity;
 mod pages;
+mod stage;
 mod upload;
 mod version;
 mod vhd;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde_json::json;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
-use self::blob::{Blob, Container};
+use self::blob::Container;
 use self::client::ResourceManager;
 use self::error::Error;
 use self::gallery::Gallery;
 use self::identity::Identity;
-use self::version::{Changed, Slot, Version};
-use super::{Failed, Fate, Finding, Mark, Origin, Place, Provider, Publication, Retired, Staged, Task};
+use self::version::{Slot, Version};
+use super::{Failed, Finding, Origin, Place, Provider, Publication, Retired, Staged, Task};
 use crate::config::Environment;
-use crate::config::azure::{Azure, TargetRegion, canonical};
-use crate::error::{Classified, Failure};
+use crate::config::azure::{Azure, canonical};
+use crate::error::{Class, Failure};
 use crate::http;
 use crate::select::{Deliverable, Target};
+
+/// A version is announced after the retention policy has run, so that gets no longer than this; the next run does the rest.
+const UPKEEP_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// Publishes to a compute gallery.
 #[derive(Debug)]
@@ -48,12 +56,11 @@ pub struct AzureProvider {
     gallery: Gallery,
     /// The path of the resource group below Resource Manager.
     group: String,
+    /// For writes of all images.
+    slots: Arc<Semaphore>,
     /// One run of the retention policy at a time.
     cleaning: Mutex<()>,
 }
-
-/// Why regions lack a version, by canonical name.
-type Reasons = BTreeMap<String, Failure>;
 
 impl AzureProvider {
     /// Connects to nothing yet.
@@ -89,6 +96,7 @@ impl AzureProvider {
             section: section.clone(),
             identity,
             group,
+            slots: Arc::new(Semaphore::new(upload::ALL_IN_FLIGHT)),
             cleaning: Mutex::default(),
         })
     }
@@ -109,43 +117,14 @@ impl Provider for AzureProvider {
 
     async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure> {
         let slot = self.slot(deliverable)?;
-        let mark = Mark::of(deliverable, Some(&deliverable.images[0]));
-        let wanted = self.wanted(task);
-        let found = self.look(slot, &mark).await?;
-        let before = found.as_ref().map(Version::complete).unwrap_or_default();
-        let (version, reasons) = match found {
-            Some(version) => self.repair(slot, version, &wanted).await,
-            None if wanted.is_empty() => return Ok(Staged::default()),
-            None => self.create(slot, deliverable, task, &mark, &wanted).await?,
-        };
-        let complete = version.complete();
-        let mut staged = Staged::default();
-        for location in &deliverable.locations {
-            let region = canonical(location);
-            if complete.contains(&region) {
-                staged.places.push(Place {
-                    location: location.clone(),
-                    id: slot.path(),
-                    origin: if before.contains(&region) {
-                        Origin::Found
-                    } else {
-                        Origin::Created
-                    },
-                });
-            } else if task.concerns(location) {
-                let unknown = || Error::Region {
-                    name: slot.name(),
-                    region: location.clone(),
-                    said: "Azure does not say that it is there".to_owned(),
-                };
-                let failure = reasons.get(&region).cloned().unwrap_or_else(|| unknown().into());
-                staged.failed.push(Failed {
-                    location: location.clone(),
-                    failure,
-                });
-            }
+        let staged = self.bring(slot, deliverable, task).await;
+        if staged
+            .as_ref()
+            .is_err_and(|failure| failure.class() == Class::Deliverable)
+        {
+            self.remove_blob(slot, deliverable).await;
         }
-        Ok(staged)
+        staged
     }
 
     async fn release(&self, deliverable: &Deliverable, staged: Staged, task: &Task) -> Result<Publication, Failure> {
@@ -188,7 +167,7 @@ impl Provider for AzureProvider {
             self.remove_blob(slot, deliverable).await;
         }
         if publication.places.iter().any(|place| place.origin == Origin::Created) {
-            self.clean_up_after(slot).await;
+            self.upkeep(slot).await;
         }
         Ok(publication)
     }
@@ -214,190 +193,13 @@ impl AzureProvider {
         }
     }
 
-    /// The regions that may be changed.
-    fn wanted(&self, task: &Task) -> Vec<&TargetRegion> {
-        let regions = self.section.target_regions.iter();
-        regions.filter(|region| task.concerns(&region.name)).collect()
-    }
-
-    /// What is there already, if it is what it should be. What failed everywhere is removed.
-    async fn look(&self, slot: Slot<'_>, mark: &Mark) -> Result<Option<Version>, Error> {
-        let Some(version) = slot.settled().await? else {
-            return Ok(None);
-        };
-        version.fits(mark)?;
-        if !version.is_hopeless() {
-            return Ok(Some(version));
-        }
-        if version.mark().is_none() || version.hands_off().is_some() {
-            return Err(Error::Operation {
-                what: format!("publish {}", slot.name()),
-                code: "InvalidState".to_owned(),
-                said: ": it is there already, has failed in every region, and was not made by this program; delete it \
-                       first"
-                    .to_owned(),
-            });
-        }
-        tracing::info!("{} has failed in every region; making it again", slot.name());
-        slot.delete().await?;
-        Ok(None)
-    }
-
-    /// Uploads the disk and makes the version of it.
-    async fn create(
-        &self,
-        slot: Slot<'_>,
-        deliverable: &Deliverable,
-        task: &Task,
-        mark: &Mark,
-        wanted: &[&TargetRegion],
-    ) -> Result<(Version, Reasons), Failure> {
-        let image = &deliverable.images[0];
-        self.gallery.prepare(slot.definition, &image.arch).await?;
-        let blob = self.blob(slot, deliverable)?;
-        upload::upload(&blob, &task.source(image), mark).await?;
-        // Another process may have been faster.
-        if let Some(version) = self.look(slot, mark).await? {
-            return Ok(self.repair(slot, version, wanted).await);
-        }
-        let source = json!({
-            "uri": blob.url().as_str(),
-            "storageAccountId": format!(
-                "/{}/providers/Microsoft.Storage/storageAccounts/{}",
-                self.group, self.section.storage_account_name
-            ),
-        });
-        let Changed { version, error } = slot
-            .create(&self.section.location, mark, &source, &self.with_home(wanted))
-            .await?;
-        match version {
-            Some(version) if !version.is_hopeless() => {
-                version.fits(mark)?;
-                Ok(self.drop_failed(slot, version).await)
-            }
-            version => {
-                let what = format!("create {}", slot.name());
-                let error = error.unwrap_or_else(|| Error::odd(&what, "an operation that left nothing"));
-                if version.is_some_and(|version| version.mark().as_ref() == Some(mark)) {
-                    warn(slot.delete().await);
-                }
-                // A disk that Azure does not take is of no more use.
-                if !error.class().is_transient() {
-                    warn(blob.delete().await);
-                }
-                Err(error.into())
-            }
-        }
-    }
-
-    /// Adds the regions that lack the version. What fails is a matter of those regions only.
-    async fn repair(&self, slot: Slot<'_>, version: Version, wanted: &[&TargetRegion]) -> (Version, Reasons) {
-        let lacks = |version: &Version| {
-            let complete = version.complete();
-            wanted.iter().any(|region| !complete.contains(&canonical(&region.name)))
-        };
-        if !lacks(&version) {
-            return (version, Reasons::new());
-        }
-        let (version, mut reasons) = self.drop_failed(slot, version).await;
-        let targets = version.target_names();
-        let missing: Vec<&TargetRegion> = wanted
-            .iter()
-            .copied()
-            .filter(|region| !targets.contains(&canonical(&region.name)))
-            .collect();
-        if missing.is_empty() {
-            return (version, reasons);
-        }
-        let (version, failure) = match slot.add(&version, &missing).await {
-            Ok(Changed {
-                version: Some(version),
-                error,
-            }) => (version, error),
-            Ok(Changed { version: None, error }) => (version, error),
-            Err(error) => (version, Some(error)),
-        };
-        if let Some(failure) = failure.map(Failure::from) {
-            reasons.extend(missing.iter().map(|region| (canonical(&region.name), failure.clone())));
-        }
-        let (version, failed) = self.drop_failed(slot, version).await;
-        reasons.extend(failed);
-        (version, reasons)
-    }
-
-    /// Takes the version out of the regions where it failed, so that it succeeds in the others; they can be added again
-    /// then. The region of the gallery itself cannot be left out.
-    async fn drop_failed(&self, slot: Slot<'_>, version: Version) -> (Version, Reasons) {
-        let failed = version.failed();
-        let home = canonical(&self.section.location);
-        let regions: BTreeSet<String> = failed.keys().filter(|region| **region != home).cloned().collect();
-        let region_failed = |(region, said): (String, String)| {
-            let error = Error::Region {
-                name: slot.name(),
-                region: region.clone(),
-                said,
-            };
-            (region, error.into())
-        };
-        let reasons: Reasons = failed.into_iter().map(region_failed).collect();
-        if regions.is_empty() {
-            return (version, reasons);
-        }
-        let names: Vec<_> = regions.iter().map(String::as_str).collect();
-        tracing::warn!("{} failed in {}; taking it out of there", slot.name(), names.join(", "));
-        match slot.drop_regions(&version, &regions).await {
-            Ok(Changed {
-                version: Some(version),
-                error,
-            }) => {
-                warn(error.map_or(Ok(()), Err));
-                (version, reasons)
-            }
-            Ok(Changed { version: None, .. }) => (version, reasons),
-            Err(error) => {
-                warn(Err(error));
-                (version, reasons)
-            }
-        }
-    }
-
-    /// An import goes through the region of the gallery, so that one is never left out.
-    fn with_home<'a>(&'a self, wanted: &[&'a TargetRegion]) -> Vec<&'a TargetRegion> {
-        let home = canonical(&self.section.location);
-        let is_wanted = |region: &TargetRegion| wanted.iter().any(|wanted| wanted.name == region.name);
-        let regions = self.section.target_regions.iter();
-        regions
-            .filter(|region| is_wanted(region) || canonical(&region.name) == home)
-            .collect()
-    }
-
-    fn blob(&self, slot: Slot<'_>, deliverable: &Deliverable) -> Result<Blob, Error> {
-        let sha256 = &deliverable.images[0].sha256;
-        upload::blob(&self.container, slot.definition, slot.version, sha256)
-    }
-
-    /// Nothing needs the blob any more once a region has the version.
-    async fn remove_blob(&self, slot: Slot<'_>, deliverable: &Deliverable) {
-        let removed = async {
-            let blob = self.blob(slot, deliverable)?;
-            if blob.exists().await? {
-                blob.delete().await?;
-            }
-            Ok(())
-        };
-        warn(removed.await);
-    }
-
-    async fn clean_up_after(&self, slot: Slot<'_>) {
-        match self.retire(&[(slot.definition, slot.version)], false).await {
-            Ok(retired) => {
-                for verdict in retired.verdicts {
-                    if let Fate::Failed(failure) = verdict.fate {
-                        tracing::warn!("could not retire {}: {failure}", verdict.name);
-                    }
-                }
-            }
-            Err(failure) => tracing::warn!("could not retire old versions: {failure}"),
+    /// The retention policy after a new image. It never spoils its publication.
+    async fn upkeep(&self, slot: Slot<'_>) {
+        let made = [(slot.definition, slot.version)];
+        match tokio::time::timeout(UPKEEP_LIMIT, self.retire(&made, false)).await {
+            Ok(Ok(retired)) => retired.warn(),
+            Ok(Err(failure)) => tracing::warn!("no old version is removed: failed to {failure}"),
+            Err(_) => tracing::warn!("removing old versions takes long; the next run goes on with it"),
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use cloud_image_uploader_test_support::azure::{Fault, Sdk};
+use cloud_image_uploader_test_support::azure::Fault;
+use cloud_image_uploader_test_support::files::{self, Files};
+use serde_json::json;
 
 use crate::world::*;
 
@@ -45,13 +47,7 @@ async fn a_lost_answer_is_settled_by_looking() {
     let exit = world.reconsume(&[]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     world.assert_published(X64, &disk).await;
-    let puts = world
-        .azure
-        .changes()
-        .iter()
-        .filter(|call| call.name == "PUT version")
-        .count();
-    assert_eq!(puts, 1, "{:?}", world.azure.changes());
+    assert_eq!(world.count("PUT version"), 1, "{:?}", world.azure.changes());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,6 +63,35 @@ async fn a_token_that_ends_is_replaced() {
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     world.assert_published(X64, &disk).await;
     assert!(world.azure.calls().iter().any(|call| call.status == 401));
+}
+
+/// The lease ends meanwhile, and what was written stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_after_the_blob_service_was_away() {
+    let (world, proxy) = World::new(&["eastus"]).await.behind_a_proxy().await;
+    let disk = disk("x86_64");
+    let row = row("x86_64", &disk);
+    world.compose(vec![row.clone()]);
+    let files = Files::start(world.folder.path()).await.unwrap();
+    let slow = files::Fault::Slow {
+        piece: row.bytes.len() / 10,
+        pause: Duration::from_secs(1),
+    };
+    files.fault(&format!("/compose/{}", row.path()), slow, usize::MAX);
+    let program = world.program().args(["reconsume", "--compose", &files.url("/compose")]);
+    let running = program.start().unwrap();
+    world.azurite.wait_for_lease("leased", LIMIT).await.unwrap();
+    proxy.close();
+    world.azurite.wait_for_lease("expired", LIMIT).await.unwrap();
+    proxy.open();
+    let exit = running.wait(LIMIT).await.unwrap();
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert!(
+        !exit.stderr.contains("trying again"),
+        "in the first round: {}",
+        exit.stderr
+    );
+    world.assert_published(X64, &disk).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,12 +160,14 @@ async fn a_region_that_fails_once_is_added_again() {
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     assert!(exit.stderr.contains("Storage allocation failure"), "{}", exit.stderr);
     world.assert_published(X64, &disk).await;
-    assert_eq!(regions(&world).await, ["eastus", "japaneast", "westeurope"]);
+    assert_eq!(world.regions(), ["eastus", "japaneast", "westeurope"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_fails_for_good_is_reported_and_repaired_by_its_command() {
-    let world = World::new(&["eastus", "westeurope", "japaneast"]).await;
+    let world = World::new(&["eastus", "westeurope", "japaneast"])
+        .await
+        .giving_up_after("5s");
     world.azure.fail_region("westeurope", usize::MAX);
     let disk = disk("x86_64");
     world.compose(vec![row("x86_64", &disk)]);
@@ -152,28 +179,16 @@ async fn a_region_that_fails_for_good_is_reported_and_repaired_by_its_command() 
         "{last}"
     );
     assert!(last.ends_with("--location westeurope"), "{last}");
-    assert!(
-        exit.stdout.contains("eastus, japaneast") || exit.stdout.contains("eastus"),
-        "{}",
-        exit.stdout
-    );
+    for line in ["| published | eastus ", "| japaneast ", "| failed    | westeurope "] {
+        assert!(exit.stdout.contains(line), "{line}: {}", exit.stdout);
+    }
     world.assert_published(X64, &disk).await;
-    assert_eq!(regions(&world).await, ["eastus", "japaneast"]);
+    assert_eq!(world.regions(), ["eastus", "japaneast"]);
 
     world.azure.mend();
     let exit = world.reconsume(&["--location", "westeurope"]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
-    assert_eq!(regions(&world).await, ["eastus", "japaneast", "westeurope"]);
-}
-
-/// Where the version is complete, as the SDK says it.
-async fn regions(world: &World) -> Vec<String> {
-    let sdk = Sdk::new(&world.azure, &world.azurite).unwrap();
-    let version = sdk.version(GALLERY, X64, VERSION).await.unwrap();
-    let summary = version["replication_status"]["summary"].as_array().unwrap();
-    let complete = summary.iter().filter(|region| region["state"] == "Completed");
-    let name = |region: &serde_json::Value| region["region"].as_str().unwrap().replace(' ', "").to_lowercase();
-    complete.map(name).collect()
+    assert_eq!(world.regions(), ["eastus", "japaneast", "westeurope"]);
 }
 
 /// What failed everywhere is made again.
@@ -187,7 +202,45 @@ async fn a_version_that_failed_everywhere_is_made_again() {
     let exit = world.reconsume(&[]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     world.assert_published(X64, &disk).await;
-    assert_eq!(regions(&world).await, ["eastus", "westus2"]);
+    assert_eq!(world.regions(), ["eastus", "westus2"]);
+}
+
+/// Adding a region again may take hours: those who wait for the others are told before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_is_added_again_slowly_does_not_delay_the_others() {
+    let (world, _rabbit, mut spy) = World::announcing(&["eastus", "westeurope"]).await;
+    world.azure.fail_region("westeurope", 1);
+    world.compose(vec![row("x86_64", &disk("x86_64"))]);
+    let running = world.reconsuming(&[]).start().unwrap();
+    world.azure.wait_for_calls("PUT version", 1, LIMIT).await.unwrap();
+    world.azure.set_times(|times| times.region = Duration::from_secs(8));
+    let first = spy.next(LIMIT).await.unwrap().json().unwrap();
+    assert_eq!(first["regions"], json!(["eastus"]));
+    assert_eq!(world.version(X64)["provisioningState"], "Updating");
+    let second = spy.next(LIMIT).await.unwrap().json().unwrap();
+    assert_eq!(second["regions"], json!(["eastus", "westeurope"]));
+    let exit = running.wait(LIMIT).await.unwrap();
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_fails_inside_azure_is_tried_again_without_another_upload() {
+    let world = World::new(&["eastus"]).await.giving_up_after("3s");
+    world.azure.fail_imports("InternalExecutionError", usize::MAX);
+    let disk = disk("x86_64");
+    let compose = world.compose(vec![row("x86_64", &disk)]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    assert!(exit.stderr.contains("InternalExecutionError"), "{}", exit.stderr);
+    assert!(world.count("PUT version") > 1, "{:?}", world.azure.changes());
+    assert!(world.azure.versions().is_empty(), "{:?}", world.azure.versions());
+    // What was uploaded is kept for the repairing command.
+    assert_eq!(world.azurite.blobs().await.unwrap().len(), 1);
+    std::fs::remove_dir_all(compose.join("Cloud")).unwrap();
+    world.azure.mend();
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,7 +250,7 @@ async fn only_the_locations_asked_for_are_made_beside_the_gallery_s_own() {
     world.compose(vec![row("x86_64", &disk)]);
     let exit = world.reconsume(&["--location", "japaneast"]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
-    assert_eq!(regions(&world).await, ["eastus", "japaneast"]);
+    assert_eq!(world.regions(), ["eastus", "japaneast"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,10 +265,5 @@ async fn a_server_that_says_nothing_is_asked_again() {
     let exit = world.reconsume(&[]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     world.assert_published(X64, &disk).await;
-    let puts = world.azure.changes();
-    assert_eq!(
-        puts.iter().filter(|call| call.name == "PUT version").count(),
-        1,
-        "{puts:?}"
-    );
+    assert_eq!(world.count("PUT version"), 1, "{:?}", world.azure.changes());
 }

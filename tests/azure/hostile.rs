@@ -1,7 +1,7 @@
 //! Disks and galleries that are not what they should be: nothing is imported, nothing is left, and the reason is told.
 
 use cloud_image_uploader_test_support::archive::{Row, noise, sha256};
-use cloud_image_uploader_test_support::azure::{Azure, Azurite, seal, vhd};
+use cloud_image_uploader_test_support::azure::{Azure, Azurite, Fault, seal, vhd};
 use serde_json::json;
 
 use crate::world::*;
@@ -39,7 +39,7 @@ async fn a_bad_image_is_not_imported() {
     corrupt.bytes[middle] ^= 1;
     corrupt.checksum = Some(expected);
     let _azurite = Azurite::start().await.unwrap();
-    for (what, row, reason) in [
+    let cases = [
         (
             "no cookie",
             row("x86_64", &with(footer, b"conectiX")),
@@ -64,7 +64,8 @@ async fn a_bad_image_is_not_imported() {
         ("truncated", cut(truncated.clone()), "according to the metadata"),
         ("truncated, and the metadata agree", truncated, "decompress"),
         ("checksum of the image", corrupt, "SHA-256"),
-    ] {
+    ];
+    each(cases, async |(what, row, reason)| {
         let world = World::new(&["eastus"]).await;
         world.compose(vec![row]);
         let exit = world.reconsume(&[]).await;
@@ -75,7 +76,55 @@ async fn a_bad_image_is_not_imported() {
             "{what}: {last}"
         );
         world.assert_nothing().await;
+    })
+    .await;
+}
+
+/// Azure finds a fault with a disk, or with what is asked for, that the program did not find.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_azure_refuses_for_good_leaves_nothing() {
+    for refuses_at_once in [true, false] {
+        let world = World::new(&["eastus"]).await;
+        if refuses_at_once {
+            let refusal = Fault::Status(400, "InvalidParameter");
+            world.azure.fault("PUT version", refusal, usize::MAX);
+        } else {
+            world.azure.fail_imports("InvalidParameter", usize::MAX);
+        }
+        world.compose(vec![row("x86_64", &disk("x86_64"))]);
+        let exit = world.reconsume(&[]).await;
+        assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+        let last = exit.stderr.lines().last().unwrap();
+        assert!(
+            last.contains("create Fedora-Cloud-43-x64/43.20251024.100") && last.contains("InvalidParameter"),
+            "{last}"
+        );
+        assert_eq!(world.count("PUT version"), 1, "{:?}", world.azure.changes());
+        world.assert_nothing().await;
     }
+}
+
+/// A version that failed and lost its mark is somebody's business.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ruin_without_a_mark_is_left_alone() {
+    let world = World::new(&["eastus"]).await;
+    world.azure.fail_region("eastus", 1);
+    world.compose(vec![row("x86_64", &disk("x86_64"))]);
+    let mut running = world.reconsuming(&[]).start().unwrap();
+    world.azure.wait_for_calls("PUT version", 1, LIMIT).await.unwrap();
+    running.kill().unwrap();
+    world
+        .azure
+        .retag(GALLERY, X64, VERSION, |tags| *tags = json!({"team": "somebody"}));
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    let last = exit.stderr.lines().last().unwrap();
+    assert!(
+        last.contains("has failed in every region") && last.contains("delete it first"),
+        "{last}"
+    );
+    assert_eq!(world.azure.versions().len(), 1);
+    world.assert_no_blobs().await;
 }
 
 /// What a gallery has under the name of the version.
@@ -166,10 +215,10 @@ async fn check_tells_what_is_wrong() {
     };
     world
         .azure
-        .permit(&["Microsoft.Compute/galleries/*", "Microsoft.Storage/*/read"]);
+        .permit(&["Microsoft.Compute/galleries/*", "Microsoft.Storage/storageAccounts/*"]);
     let exit = check(&world, &[]).await;
     for line in [
-        "accepted",
+        ": accepted; see when its secrets expire with \"az ad app credential list --id ",
         "of devstoreaccount1: it lets us in",
         "ok: gallery Fedora: will be made",
         "ok: role on resource group fedora-cloud: permits everything that is needed",
@@ -190,6 +239,15 @@ async fn check_tells_what_is_wrong() {
     ] {
         assert!(exit.stdout.contains(line), "{line}: {}", exit.stdout);
     }
+    let assertion = world.folder.path().join("assertion");
+    // It expires when 2030 begins.
+    let token = "e30.eyJleHAiOjE4OTM0NTYwMDB9.c2ln";
+    std::fs::write(&assertion, token).unwrap();
+    world.azure.accept_assertion(token);
+    let file = assertion.to_str().unwrap();
+    let exit = check(&world, &[("AZURE_SECRET", ""), ("AZURE_FEDERATED_TOKEN_FILE", file)]).await;
+    let line = ": accepted; the federated token is good until 2030-01-01T00:00:00Z";
+    assert!(exit.stdout.contains(line), "{}", exit.stdout);
     for (secret, reason) in [
         ("expired", "the client secret has expired"),
         ("guess-me", "it must be the secret's value"),

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use cloud_image_uploader_test_support::archive::{noise, sha256};
 use cloud_image_uploader_test_support::azure::{Fault, Form, Sdk, vhd};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
-use cloud_image_uploader_test_support::rabbit::{DAEMON, Options, Rabbit};
 use serde_json::{Value, json};
 
 use crate::world::*;
@@ -47,22 +46,7 @@ const PUBLIC: &str = "Fedora-5e266ba4-2250-406d-adad-5d73860d958f";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_architectures_in_thirty_regions_are_announced() {
-    let rabbit = Rabbit::start(Options::default()).await.unwrap();
-    let mut spy = rabbit
-        .admin()
-        .await
-        .unwrap()
-        .spy("org.fedoraproject.prod.fedora_image_uploader.#")
-        .await
-        .unwrap();
-    let world = World::new(&REGIONS).await;
-    let keys = world.folder.path().join("keys");
-    std::fs::create_dir(&keys).unwrap();
-    let tls = rabbit.tls_table(DAEMON, &keys).unwrap();
-    let world = world.with_broker(&format!(
-        "amqp_url = \"{}\"\npublish_exchange = \"amq.topic\"\ntopic_prefix = \"org.fedoraproject.prod\"\n{tls}",
-        rabbit.tls_url(DAEMON)
-    ));
+    let (world, _rabbit, mut spy) = World::announcing(&REGIONS).await;
     world.azure.add_gallery(GALLERY, "eastus");
     world.azure.share(GALLERY, PUBLIC);
     let rows = ["aarch64", "x86_64"].map(|arch| row(arch, &disk(arch)));
@@ -86,6 +70,8 @@ async fn two_architectures_in_thirty_regions_are_announced() {
         let sdk = Sdk::new(&world.azure, &world.azurite).unwrap();
         let version = sdk.version(GALLERY, definition, VERSION).await.unwrap();
         let profile = &version["publishing_profile"];
+        assert_eq!(version["provisioning_state"], "Succeeded", "{version}");
+        assert_eq!(profile["exclude_from_latest"], true, "{version}");
         assert_eq!(profile["end_of_life_date"], "2026-12-09T00:00:00.000Z", "{profile}");
         let targets = profile["target_regions"].as_array().unwrap();
         let names: BTreeSet<String> = targets

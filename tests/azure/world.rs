@@ -3,9 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cloud_image_uploader_test_support::amqp::Spy;
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, noise, xz_blocks};
-use cloud_image_uploader_test_support::azure::{ACCOUNT, Azure, Azurite, GROUP, Sdk, vhd};
+use cloud_image_uploader_test_support::azure::{ACCOUNT, Azure, Azurite, GROUP, vhd};
 use cloud_image_uploader_test_support::program::{Exit, Program};
+use cloud_image_uploader_test_support::proxy::Proxy;
+use cloud_image_uploader_test_support::rabbit::{DAEMON, Options, Rabbit};
+use futures_util::{StreamExt, stream};
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// Far more than anything here takes.
@@ -25,6 +30,9 @@ pub struct World {
     regions: Vec<String>,
     section: String,
     top: String,
+    release_data: PathBuf,
+    give_up_after: &'static str,
+    blob_endpoint: String,
 }
 
 impl World {
@@ -32,13 +40,35 @@ impl World {
     pub async fn new(regions: &[&str]) -> Self {
         let azurite = Azurite::start().await.unwrap();
         Self {
+            blob_endpoint: azurite.url().to_owned(),
             azure: Azure::start(Some(&azurite)).await.unwrap(),
             azurite,
             folder: tempfile::tempdir().unwrap(),
             regions: regions.iter().map(|&region| region.to_owned()).collect(),
             section: String::new(),
             top: String::new(),
+            release_data: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/release-data"),
+            give_up_after: "60s",
         }
+    }
+
+    /// One that announces on a broker of its own, and somebody who listens there.
+    pub async fn announcing(regions: &[&str]) -> (Self, Rabbit, Spy) {
+        let rabbit = Rabbit::start(Options::default()).await.unwrap();
+        let admin = rabbit.admin().await.unwrap();
+        let spy = admin
+            .spy("org.fedoraproject.prod.fedora_image_uploader.#")
+            .await
+            .unwrap();
+        let mut world = Self::new(regions).await;
+        let keys = world.folder.path().join("keys");
+        std::fs::create_dir(&keys).unwrap();
+        let tls = rabbit.tls_table(DAEMON, &keys).unwrap();
+        world.top = format!(
+            "amqp_url = \"{}\"\npublish_exchange = \"amq.topic\"\ntopic_prefix = \"org.fedoraproject.prod\"\n{tls}",
+            rabbit.tls_url(DAEMON)
+        );
+        (world, rabbit, spy)
     }
 
     /// More lines for the provider's section.
@@ -47,9 +77,28 @@ impl World {
         self
     }
 
-    /// Lines for the beginning of the file.
-    pub fn with_broker(mut self, lines: &str) -> Self {
-        self.top += lines;
+    /// Blobs are reached through a proxy.
+    pub async fn behind_a_proxy(mut self) -> (Self, Proxy) {
+        let proxy = Proxy::start(self.azurite.port()).await.unwrap();
+        self.blob_endpoint = format!("https://127.0.0.1:{}/{ACCOUNT}", proxy.port());
+        (self, proxy)
+    }
+
+    /// Tries what fails no longer than this.
+    pub fn giving_up_after(mut self, time: &'static str) -> Self {
+        self.give_up_after = time;
+        self
+    }
+
+    /// Fedora 43 is past its end of life.
+    pub fn long_ago(mut self) -> Self {
+        let folder = self.folder.path().join("release-data");
+        std::fs::create_dir_all(folder.join("releases")).unwrap();
+        for name in ["release.json", "releases/F43"] {
+            let text = std::fs::read_to_string(self.release_data.join(name)).unwrap();
+            std::fs::write(folder.join(name), text.replace("2026-12-09", "2020-12-09")).unwrap();
+        }
+        self.release_data = folder;
         self
     }
 
@@ -63,7 +112,6 @@ impl World {
     }
 
     pub fn config(&self) -> String {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/release-data");
         let regions: String = self
             .regions
             .iter()
@@ -81,7 +129,7 @@ impl World {
 [consumer_config]
 release_metadata_url = "{data}/release.json"
 bodhi_url = "{data}"
-give_up_after = "20s"
+give_up_after = "{give_up_after}"
 location_patience = "1s"
 [consumer_config.azure]
 publish_amqp_messages = {announce}
@@ -98,9 +146,10 @@ blob_endpoint = "{blobs}"
 {regions}
 "#,
             top = self.top,
-            data = data.display(),
+            data = self.release_data.display(),
+            give_up_after = self.give_up_after,
             arm = self.azure.url(),
-            blobs = self.azurite.url(),
+            blobs = self.blob_endpoint,
             container = self.azurite.container(),
             section = self.section,
         )
@@ -140,11 +189,33 @@ blob_endpoint = "{blobs}"
             imported.as_deref() == Some(disk),
             "{definition} was made of other bytes"
         );
-        let sdk = Sdk::new(&self.azure, &self.azurite).unwrap();
-        let version = sdk.version(GALLERY, definition, VERSION).await.unwrap();
-        assert_eq!(version["provisioning_state"], "Succeeded", "{version}");
-        assert_eq!(version["publishing_profile"]["exclude_from_latest"], true, "{version}");
+        let properties = self.version(definition);
+        assert_eq!(properties["provisioningState"], "Succeeded", "{properties}");
+        assert_eq!(
+            properties["publishingProfile"]["excludeFromLatest"], true,
+            "{properties}"
+        );
         self.assert_no_blobs().await;
+    }
+
+    /// The properties of the version.
+    pub fn version(&self, definition: &str) -> Value {
+        let mut version = self.azure.version(GALLERY, definition, VERSION).unwrap();
+        version["properties"].take()
+    }
+
+    /// Where the version is complete.
+    pub fn regions(&self) -> Vec<String> {
+        let properties = self.version(X64);
+        let summary = properties["replicationStatus"]["summary"].as_array().unwrap();
+        let complete = summary.iter().filter(|region| region["state"] == "Completed");
+        let name = |region: &Value| region["region"].as_str().unwrap().replace(' ', "").to_lowercase();
+        complete.map(name).collect()
+    }
+
+    /// How often a call was made.
+    pub fn count(&self, call: &str) -> usize {
+        self.azure.calls().iter().filter(|made| made.name == call).count()
     }
 
     pub async fn assert_no_blobs(&self) {
@@ -156,6 +227,11 @@ blob_endpoint = "{blobs}"
         assert!(self.azure.versions().is_empty(), "{:?}", self.azure.versions());
         self.assert_no_blobs().await;
     }
+}
+
+/// Runs a test for each case, a few at a time: most of it is waiting.
+pub async fn each<T, F: Future<Output = ()>>(cases: impl IntoIterator<Item = T>, test: impl FnMut(T) -> F) {
+    stream::iter(cases).for_each_concurrent(4, test).await;
 }
 
 /// A disk of a few MiB with data and holes, different for each architecture, with its footer.

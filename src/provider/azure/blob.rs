@@ -1,42 +1,30 @@
 //! The page blob that a disk is imported from.
 //!
-//! Its metadata say what it is made of, and whether it is complete. Who writes it holds a
-//! [lease](https://learn.microsoft.com/rest/api/storageservices/lease-blob), which a process that died loses within a quarter
-//! of a minute; so two processes never write one blob, and what one left half-written another begins anew.
+//! Its metadata say what it is made of, and whether it is complete. Nobody writes to a complete one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core::error::ErrorKind;
 use azure_core::http::policies::{Policy as SdkPolicy, PolicyResult};
-use azure_core::http::{ClientOptions, Context, Request, RequestContent, RetryOptions, StatusCode, Transport};
+use azure_core::http::{ClientOptions, Context, Etag, Request, RetryOptions, StatusCode, Transport};
 use azure_storage_blob::models::{
-    BlobClientAcquireLeaseOptions, BlobClientDeleteOptions, BlobClientGetPropertiesResultHeaders,
-    BlobClientSetMetadataOptions, HttpRange, PageBlobClientCreateOptions, PageBlobClientUploadPagesOptions,
+    BlobClientBreakLeaseOptions, BlobClientDeleteOptions, BlobClientGetPropertiesResultHeaders, LeaseStatus,
+    PageBlobClientCreateOptions,
 };
 use azure_storage_blob::{BlobClient, BlobClientOptions, BlobContainerClient, BlobContainerClientOptions};
-use crc_fast::CrcAlgorithm;
 use reqwest::Client;
-use tokio_util::task::AbortOnDropHandle;
 use url::Url;
-use uuid::Uuid;
 
 use super::error::Error;
 use super::identity::{Identity, STORAGE};
-use super::pages::Write;
-use crate::error::{Class, Classified, Failure};
+use crate::error::{Class, Classified};
 use crate::http;
 use crate::provider::Mark;
 use crate::retry::Policy;
 
-/// A lease ends by itself after this many seconds, the fewest there are, and is renewed three times as often.
-const LEASE: i32 = 15;
-const RENEWAL: Duration = Duration::from_secs(5);
-/// How long another process's lease is waited for, and how often it is looked at meanwhile.
-const OTHERS: Duration = Duration::from_secs(20);
-const LOOK: Duration = Duration::from_secs(1);
 /// A write of 4 MiB that takes longer is not going to end.
 pub(super) const WRITE: Duration = Duration::from_secs(120);
 /// Says that every page is there and verified. Names of metadata are identifiers: letters, digits, and underscores.
@@ -56,18 +44,18 @@ pub(super) struct Container {
 /// A blob in the container.
 #[derive(Clone)]
 pub(super) struct Blob {
-    client: Arc<BlobClient>,
+    pub(super) client: Arc<BlobClient>,
     identity: Arc<Identity>,
     name: String,
 }
 
-/// A blob that only this process may write, until this is dropped.
-pub(super) struct Claim {
-    pub(super) blob: Blob,
-    size: u64,
-    metadata: HashMap<String, String>,
-    lease: String,
-    _renewal: AbortOnDropHandle<()>,
+/// How a blob was found.
+pub(super) struct State {
+    /// Every byte of the image is there.
+    pub(super) complete: bool,
+    pub(super) leased: bool,
+    /// Another one after every change.
+    pub(super) etag: Option<Etag>,
 }
 
 /// Shows our token. The SDK's own way insists on https, so that no fake on loopback could see a token.
@@ -78,17 +66,25 @@ struct Sign(Arc<Identity>);
 impl SdkPolicy for Sign {
     async fn send(&self, context: &Context, request: &mut Request, next: &[Arc<dyn SdkPolicy>]) -> PolicyResult {
         let refused = |error| azure_core::Error::with_error(ErrorKind::Credential, error, "get a token");
-        let token = self.0.token(STORAGE).await.map_err(refused)?;
-        let text = String::from_utf8_lossy(token.as_bytes()).into_owned();
-        request.insert_header("authorization", text);
         let Some((policy, rest)) = next.split_first() else {
             return Err(azure_core::Error::with_message(ErrorKind::Other, "no transport"));
         };
-        let response = policy.send(context, request, rest).await?;
-        if response.status() == StatusCode::Unauthorized {
+        let mut renewed = false;
+        loop {
+            let token = self.0.token(STORAGE).await.map_err(refused)?;
+            let text = String::from_utf8_lossy(token.as_bytes()).into_owned();
+            request.insert_header("authorization", text);
+            let response = policy.send(context, request, rest).await?;
+            if response.status() != StatusCode::Unauthorized {
+                return Ok(response);
+            }
+            // A token that should have been good is replaced once.
             self.0.forget(STORAGE, &token).await;
+            if renewed {
+                return Ok(response);
+            }
+            renewed = true;
         }
-        Ok(response)
     }
 }
 
@@ -164,11 +160,19 @@ impl Blob {
         }
     }
 
-    /// Whether it is there with every byte of this image.
-    pub(super) async fn is_complete(&self, mark: &Mark) -> Result<bool, Error> {
+    /// Whether it is there with every byte of this image, for anybody to read.
+    pub(super) async fn is_ready(&self, mark: &Mark) -> Result<bool, Error> {
+        match self.look(mark).await? {
+            Some(state) if state.complete => self.free(&state).await.map(|()| true),
+            Some(_) | None => Ok(false),
+        }
+    }
+
+    /// How it is, if it is there.
+    pub(super) async fn look(&self, mark: &Mark) -> Result<Option<State>, Error> {
         let what = format!("look at blob {}", self.name);
         let properties = match self.call(&what, || self.client.get_properties(None)).await {
-            Err(error) if is_missing(&error) => return Ok(false),
+            Err(error) if is_missing(&error) => return Ok(None),
             properties => properties?,
         };
         let odd = |error| Error::storage(&what, error);
@@ -179,80 +183,39 @@ impl Blob {
             let value = found.iter().find(|(found, _)| found.eq_ignore_ascii_case(name));
             value.map(|(_, value)| value) == wanted.get(name)
         };
-        Ok(same(DIGEST) && same(COMPLETE))
+        Ok(Some(State {
+            complete: same(DIGEST) && same(COMPLETE),
+            leased: properties.lease_status().map_err(odd)? == Some(LeaseStatus::Locked),
+            etag: properties.etag().map_err(odd)?,
+        }))
     }
 
-    /// Makes the blob ours to write, empty; `None` if it is complete by now.
-    pub(super) async fn claim(&self, mark: &Mark, size: u64) -> Result<Option<Claim>, Error> {
-        let metadata = metadata(mark, false);
-        // Only what is there can be leased. If it is, this changes nothing.
-        let absent = PageBlobClientCreateOptions {
-            metadata: Some(metadata.clone()),
-            if_none_match: Some("*".into()),
-            ..PageBlobClientCreateOptions::default()
-        };
-        match self.create(size, &absent).await {
-            Err(error) if matches!(error.status(), Some(409 | 412)) => {}
-            created => created?,
+    /// Ends the lease of a complete blob, which an import could not read: whoever completed it died before doing so, or is
+    /// about to.
+    pub(super) async fn free(&self, state: &State) -> Result<(), Error> {
+        if !state.leased {
+            return Ok(());
         }
-        let lease = self.lease().await?;
-        let claim = Claim {
-            blob: self.clone(),
-            size,
-            metadata,
-            _renewal: AbortOnDropHandle::new(tokio::spawn(renew(self.clone(), lease.clone()))),
-            lease,
+        let what = format!("break the lease of blob {}", self.name);
+        let at_once = || BlobClientBreakLeaseOptions {
+            break_period: Some(0),
+            ..BlobClientBreakLeaseOptions::default()
         };
-        // Who held the lease before may have completed it meanwhile.
-        if self.is_complete(mark).await? {
-            claim.release().await;
-            return Ok(None);
-        }
-        // Whatever was written to it is gone: pages that are not sent must read as zeros.
-        let anew = PageBlobClientCreateOptions {
-            metadata: Some(claim.metadata.clone()),
-            lease_id: Some(claim.lease.clone()),
-            ..PageBlobClientCreateOptions::default()
-        };
-        self.create(size, &anew).await?;
-        Ok(Some(claim))
-    }
-
-    /// Leases it. Whoever holds the lease is waited for as long as a dead process would hold it.
-    async fn lease(&self) -> Result<String, Error> {
-        let what = format!("lease blob {}", self.name);
-        // Ours is known before the answer, so that an answer may be lost.
-        let lease = Uuid::new_v4().to_string();
-        let options = || BlobClientAcquireLeaseOptions {
-            proposed_lease_id: Some(lease.clone()),
-            ..BlobClientAcquireLeaseOptions::default()
-        };
-        let since = Instant::now();
-        loop {
-            let leased = self.call(&what, || self.client.acquire_lease(LEASE, Some(options())));
-            match leased.await {
-                Err(error) if error.status() == Some(409) && since.elapsed() < OTHERS => {
-                    tokio::time::sleep(LOOK).await;
-                }
-                Err(error) if error.status() == Some(409) => return Err(Error::Busy(self.name.clone())),
-                leased => return leased.map(|_| lease),
-            }
+        match self.call(&what, || self.client.break_lease(Some(at_once()))).await {
+            Err(error) if error.status() == Some(409) => Ok(()),
+            broken => broken.map(drop),
         }
     }
 
-    async fn create(&self, size: u64, options: &PageBlobClientCreateOptions<'_>) -> Result<(), Error> {
+    pub(super) async fn create(&self, size: u64, options: &PageBlobClientCreateOptions<'_>) -> Result<(), Error> {
         let what = format!("create blob {}", self.name);
         let page_blob = self.client.page_blob_client();
         let create = || page_blob.create(size, Some(options.clone()));
         self.call(&what, create).await.map(drop)
     }
 
-    /// Deletes it if it is there.
-    pub(super) async fn delete(&self) -> Result<(), Error> {
-        self.delete_with(None).await
-    }
-
-    async fn delete_with(&self, lease: Option<&str>) -> Result<(), Error> {
+    /// Deletes it if it is there; `lease` is ours, where it is leased.
+    pub(super) async fn delete(&self, lease: Option<&str>) -> Result<(), Error> {
         let options = || BlobClientDeleteOptions {
             lease_id: lease.map(str::to_owned),
             ..BlobClientDeleteOptions::default()
@@ -265,93 +228,32 @@ impl Blob {
     }
 
     /// A call that may be repeated.
-    async fn call<T, F>(&self, what: &str, call: impl Fn() -> F) -> Result<T, Error>
+    pub(super) async fn call<T, F>(&self, what: &str, call: impl Fn() -> F) -> Result<T, Error>
     where
         F: Future<Output = azure_core::Result<T>>,
     {
         Policy::CALL.run("azure blob", class, || self.once(what, call())).await
     }
 
-    async fn once<T>(&self, what: &str, call: impl Future<Output = azure_core::Result<T>>) -> Result<T, Error> {
+    /// One try.
+    pub(super) async fn once<T>(
+        &self,
+        what: &str,
+        call: impl Future<Output = azure_core::Result<T>>,
+    ) -> Result<T, Error> {
+        self.once_within(http::CALL, what, call).await
+    }
+
+    /// One try, which may take so long.
+    pub(super) async fn once_within<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        call: impl Future<Output = azure_core::Result<T>>,
+    ) -> Result<T, Error> {
         // What is wrong with our identity is told better here than from within the client.
         self.identity.token(STORAGE).await?;
-        settle(what, http::CALL, call).await
-    }
-}
-
-impl Claim {
-    /// Length of the blob.
-    pub(super) fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Writes pages, with a checksum that the service compares before it takes them. Its CRC-64 is that of NVMe.
-    pub(super) async fn write(&self, write: &Write) -> Result<(), Error> {
-        let Write { offset, bytes } = write;
-        let end = offset + bytes.len() as u64;
-        let what = format!("write bytes {offset} to {end} of blob {}", self.blob.name);
-        let crc = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes)
-            .to_le_bytes()
-            .to_vec();
-        let page_blob = self.blob.client.page_blob_client();
-        let put = || async {
-            let options = PageBlobClientUploadPagesOptions {
-                lease_id: Some(self.lease.clone()),
-                transactional_content_crc64: Some(crc.clone()),
-                ..PageBlobClientUploadPagesOptions::default()
-            };
-            let body: RequestContent<_, _> = bytes.clone().into();
-            let range = HttpRange::from(*offset..end);
-            self.blob.identity.token(STORAGE).await?;
-            let put = page_blob.upload_pages(body, bytes.len() as u64, range, Some(options));
-            settle(&what, WRITE, put).await
-        };
-        Policy::CALL.run("azure write pages", class, put).await?;
-        metrics::counter!("uploader_uploaded_bytes_total", "provider" => "azure").increment(bytes.len() as u64);
-        Ok(())
-    }
-
-    /// Says that every page is there, and lets others in.
-    pub(super) async fn complete(&self) -> Result<(), Error> {
-        let mut metadata = self.metadata.clone();
-        metadata.insert(COMPLETE.to_owned(), "true".to_owned());
-        let what = format!("complete blob {}", self.blob.name);
-        let options = || BlobClientSetMetadataOptions {
-            lease_id: Some(self.lease.clone()),
-            ..BlobClientSetMetadataOptions::default()
-        };
-        let complete = || self.blob.client.set_metadata(&metadata, Some(options()));
-        self.blob.call(&what, complete).await?;
-        self.release().await;
-        Ok(())
-    }
-
-    /// Removes what was written.
-    pub(super) async fn abandon(&self) {
-        if let Err(error) = self.blob.delete_with(Some(&self.lease)).await {
-            tracing::warn!("could not {}", Failure::from(error));
-        }
-    }
-
-    /// An import could not read a blob that is leased. If this fails, the lease ends by itself.
-    async fn release(&self) {
-        let what = format!("release blob {}", self.blob.name);
-        let release = self.blob.client.release_lease(self.lease.clone(), None);
-        if let Err(error) = self.blob.once(&what, release).await {
-            tracing::warn!("could not {}", Failure::from(error));
-        }
-    }
-}
-
-/// Renews a lease for as long as it is wanted. One that is lost shows when something is written.
-async fn renew(blob: Blob, lease: String) {
-    let what = format!("renew the lease of blob {}", blob.name);
-    loop {
-        tokio::time::sleep(RENEWAL).await;
-        let renewed = blob.once(&what, blob.client.renew_lease(lease.clone(), None)).await;
-        if let Err(error) = renewed {
-            tracing::debug!("could not {}", Failure::from(error));
-        }
+        settle(what, limit, call).await
     }
 }
 
@@ -366,7 +268,7 @@ async fn settle<T>(what: &str, limit: Duration, call: impl Future<Output = azure
 }
 
 /// What is worth a call again at once. That a blob is not there, is there, or is leased to another now is an answer.
-fn class(error: &Error) -> Class {
+pub(super) fn class(error: &Error) -> Class {
     match error.status() {
         Some(404 | 409 | 412) => Class::Deliverable,
         _ => error.class(),
@@ -378,7 +280,7 @@ fn is_missing(error: &Error) -> bool {
 }
 
 /// The mark, and whether the blob is complete.
-fn metadata(mark: &Mark, complete: bool) -> HashMap<String, String> {
+pub(super) fn metadata(mark: &Mark, complete: bool) -> HashMap<String, String> {
     let mut metadata: HashMap<String, String> = mark
         .encode("")
         .into_iter()

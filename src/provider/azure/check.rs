@@ -11,15 +11,18 @@ use crate::provider::Finding;
 
 /// The version of the API that tells what a role permits.
 const PERMISSIONS_VERSION: &str = "2022-04-01";
-/// What publishing and cleaning up need.
-const ACTIONS: [&str; 7] = [
+/// What publishing and cleaning up need; the last two to
+/// [import a disk](https://learn.microsoft.com/azure/virtual-machines/shared-image-galleries)
+/// from the storage account.
+const ACTIONS: [&str; 8] = [
     "Microsoft.Compute/galleries/read",
     "Microsoft.Compute/galleries/images/read",
     "Microsoft.Compute/galleries/images/write",
     "Microsoft.Compute/galleries/images/versions/read",
     "Microsoft.Compute/galleries/images/versions/write",
     "Microsoft.Compute/galleries/images/versions/delete",
-    "Microsoft.Storage/storageAccounts/read",
+    "Microsoft.Storage/storageAccounts/write",
+    "Microsoft.Storage/storageAccounts/listKeys/action",
 ];
 
 pub(super) async fn findings(
@@ -30,7 +33,8 @@ pub(super) async fn findings(
     group: &str,
 ) -> Vec<Finding> {
     let client = &identity.credentials().client_id;
-    let token = identity.token(RESOURCE_MANAGER).await.map(|_| "accepted".to_owned());
+    let token = identity.token(RESOURCE_MANAGER).await;
+    let token = token.map(|_| format!("accepted; {}", identity.lifetime()));
     let mut findings = vec![finding(format!("client {client}"), token)];
     // Whatever else is wrong, it would say the same.
     if findings[0].result.is_err() {

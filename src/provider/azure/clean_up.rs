@@ -1,11 +1,13 @@
 //! The retention policy: which versions go, and why. It is that of the former service, and runs after each new image.
 //!
 //! Versions past their end of life go; of those excluded from latest the newest seven of a definition stay; of Rawhide's
-//! definitions the newest seven stay, whatever they are. Whether a version may be touched at all comes before that.
+//! definitions the newest seven stay, whatever they are. Whether a version may be touched at all comes before that: one that
+//! has just been made may not, since somebody is being told of it.
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use futures_util::{StreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
 
 use super::error::Error;
 use super::gallery::Gallery;
@@ -16,7 +18,11 @@ use crate::provider::{Fate, Retired, Verdict};
 /// How many versions are kept.
 const KEPT: usize = 7;
 /// No run removes more than this: what should not have gone must not all be gone at once.
-const AT_ONCE: usize = 25;
+const MOST: usize = 25;
+/// Azure takes minutes to delete a version with replicas in thirty regions.
+const AT_ONCE: usize = 5;
+/// What another process, or another image's task in this one, has made no longer ago than this has just been made.
+const SETTLED: SignedDuration = SignedDuration::from_hours(24);
 /// What the names of our definitions begin with. The gallery has others, which are not even looked into.
 const OURS: &str = "Fedora-Cloud-";
 const RAWHIDE: &str = "Fedora-Cloud-Rawhide-";
@@ -38,8 +44,8 @@ struct Judged {
     reason: String,
 }
 
-/// Reads all versions of our definitions, judges them, and removes what is to go, the oldest of each definition first. `made` are those of this
-/// process's own new images.
+/// Reads all versions of our definitions, judges them, and removes what is to go, the oldest of each definition first.
+/// `made` are new ones, whatever Azure says of their age.
 ///
 /// # Errors
 ///
@@ -54,31 +60,27 @@ pub(super) async fn run(
     for (definition, versions) in read(gallery).await? {
         judged.extend(policy.judge(&definition, &versions, made));
     }
-    let mut retired = Retired::default();
-    let mut removed = 0;
-    for Judged {
-        definition,
-        name,
-        goes,
-        reason,
-    } in judged
-    {
-        let full = format!("{definition}/{name}");
-        let fate = match (goes, removed < AT_ONCE) {
-            (false, _) => Fate::Stays,
-            (true, false) => Fate::GoesLater,
-            (true, true) => {
-                removed += 1;
-                remove(gallery, &definition, &name, &reason, dry_run).await
+    let mut going = 0;
+    let mut work = Vec::new();
+    for judged in judged {
+        going += usize::from(judged.goes);
+        let in_turn = going <= MOST;
+        work.push(async move {
+            let fate = match (judged.goes, in_turn) {
+                (false, _) => Fate::Stays,
+                (true, false) => Fate::GoesLater,
+                (true, true) if dry_run => Fate::Goes,
+                (true, true) => remove(gallery, &judged).await,
+            };
+            Verdict {
+                name: format!("{}/{}", judged.definition, judged.name),
+                fate,
+                reason: judged.reason,
             }
-        };
-        retired.verdicts.push(Verdict {
-            name: full,
-            fate,
-            reason,
         });
     }
-    Ok(retired)
+    let verdicts = stream::iter(work).buffered(AT_ONCE).collect().await;
+    Ok(Retired { verdicts })
 }
 
 /// Every version of every definition of ours.
@@ -108,18 +110,15 @@ async fn read(gallery: &Gallery) -> Result<BTreeMap<String, Vec<Version>>, Error
     Ok(found)
 }
 
-async fn remove(gallery: &Gallery, definition: &str, version: &str, reason: &str, dry_run: bool) -> Fate {
-    if dry_run {
-        return Fate::Goes;
-    }
+async fn remove(gallery: &Gallery, judged: &Judged) -> Fate {
     let slot = Slot {
         gallery,
-        definition,
-        version,
+        definition: &judged.definition,
+        version: &judged.name,
     };
     match slot.delete().await {
         Ok(()) => {
-            tracing::info!("retired {definition}/{version}: {reason}");
+            tracing::info!("retired {}: {}", slot.name(), judged.reason);
             metrics::counter!("uploader_retired_total", "provider" => "azure").increment(1);
             Fate::Goes
         }
@@ -142,7 +141,7 @@ impl Policy {
             .iter()
             .rev()
             .map(|(numbers, version)| {
-                let is_made = made.contains(&(definition, version.name.as_str()));
+                let is_made = made.contains(&(definition, version.name.as_str())) || self.is_new(version);
                 let past = version.end_of_life().filter(|end| *end < self.now && !is_made);
                 let counted = past.is_none() && (rawhide || version.is_excluded());
                 let rank = newer;
@@ -168,6 +167,12 @@ impl Policy {
             .collect();
         judged.reverse();
         judged
+    }
+
+    fn is_new(&self, version: &Version) -> bool {
+        version
+            .published()
+            .is_some_and(|published| self.now.duration_since(published) < SETTLED)
     }
 
     /// Why a version stays, whatever its age.
@@ -304,6 +309,24 @@ mod tests {
         );
         let elsewhere = [("Fedora-Cloud-43-Arm64", "43.20251020.0")];
         assert_eq!(gone(policy(false), STABLE, &versions, &elsewhere).len(), 2);
+    }
+
+    #[test]
+    fn what_was_made_within_a_day_stays_and_counts() {
+        for (published, gone_names) in [
+            ("2025-11-01T11:00:00Z", &["43.20251001.0"][..]),
+            ("2025-10-31T13:00:00Z", &["43.20251001.0"]),
+            ("2025-10-31T11:00:00Z", &["43.20251020.0"]),
+            ("", &["43.20251020.0"]),
+        ] {
+            let mut versions = days(7, |_| true);
+            let document = json!({"tags": ours(), "properties": {
+                "provisioningState": "Succeeded",
+                "publishingProfile": {"excludeFromLatest": true, "endOfLifeDate": OLD, "publishedDate": published},
+            }});
+            versions.push(Version::new("43.20251020.0".to_owned(), document));
+            assert_eq!(gone(policy(false), STABLE, &versions, &[]), gone_names, "{published:?}");
+        }
     }
 
     #[test]

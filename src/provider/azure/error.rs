@@ -124,6 +124,11 @@ pub(super) enum Error {
         /// Who looks after it.
         owner: String,
     },
+    /// What is left of somebody's attempt.
+    #[error(
+        "publish {0}: it is there already, has failed in every region, and was not made by this program; delete it first"
+    )]
+    Ruined(String),
     /// Attributes that nobody can change any more.
     #[error(
         "use image definition {definition}: {differences}; these attributes are fixed, so it must be deleted first"
@@ -254,6 +259,7 @@ impl Classified for Error {
             | Self::Busy(_) => Class::TRANSIENT,
             Self::Taken { .. }
             | Self::Owned { .. }
+            | Self::Ruined(_)
             | Self::Definition { .. }
             | Self::Vhd { .. }
             | Self::NotAVersion(_) => Class::Deliverable,

@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use data_encoding::BASE64URL_NOPAD;
+use jiff::Timestamp;
 use reqwest::Client;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
@@ -78,6 +80,23 @@ impl Identity {
     /// What the environment says about the account.
     pub(super) fn credentials(&self) -> &Credentials {
         &self.credentials
+    }
+
+    /// How long the credentials are good, in a few words. Entra tells applications nothing about their own secrets.
+    pub(super) fn lifetime(&self) -> String {
+        match &self.credentials.proof {
+            Proof::Secret(_) => format!(
+                "see when its secrets expire with \"az ad app credential list --id {}\"",
+                self.credentials.client_id
+            ),
+            Proof::TokenFile(path) => {
+                let assertion = std::fs::read_to_string(path).ok();
+                match assertion.as_deref().and_then(expiry) {
+                    Some(expiry) => format!("the federated token is good until {expiry}"),
+                    None => "the federated token does not say how long it is good".to_owned(),
+                }
+            }
+        }
     }
 
     /// The value of an `Authorization` header for this scope.
@@ -157,6 +176,13 @@ impl Identity {
     }
 }
 
+/// When a [JWT](https://www.rfc-editor.org/rfc/rfc7519#section-4.1.4) expires. Whether it is genuine is not for us to say.
+fn expiry(token: &str) -> Option<Timestamp> {
+    let claims = BASE64URL_NOPAD.decode(token.split('.').nth(1)?.as_bytes()).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    Timestamp::from_second(claims["exp"].as_i64()?).ok()
+}
+
 /// What the authority said, and
 /// [what its codes](https://learn.microsoft.com/entra/identity-platform/reference-error-codes) mean to an operator.
 fn refused(client: &str, status: u16, refusal: &Refusal) -> Error {
@@ -190,6 +216,22 @@ fn refused(client: &str, status: u16, refusal: &Refusal) -> Error {
 mod tests {
     use super::*;
     use crate::error::Class;
+
+    #[test]
+    fn a_federated_token_may_tell_its_end() {
+        let token = |claims: &str| format!("e30.{}.c2ln\n", BASE64URL_NOPAD.encode(claims.as_bytes()));
+        let told = expiry(&token(r#"{"exp": 1761523200, "sub": "x"}"#));
+        assert_eq!(told, "2025-10-27T00:00:00Z".parse().ok());
+        for odd in [
+            "",
+            "a.b.c",
+            "header.claims.signature",
+            &token("{}"),
+            &token(r#"{"exp": "soon"}"#),
+        ] {
+            assert_eq!(expiry(odd), None, "{odd:?}");
+        }
+    }
 
     #[test]
     fn an_expired_secret_is_told_and_needs_an_operator() {

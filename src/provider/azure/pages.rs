@@ -16,8 +16,10 @@ use crate::source::{Chunk, Content, is_zero};
 const WINDOW: usize = 4 << 20;
 /// Zeros are looked for in blocks of a file system.
 const BLOCK: usize = 4 << 10;
-/// Fewer zeros than this between data are sent along: a request of their own would cost more than they do.
+/// Fewer zeros than this between data are sent along: another request would cost more than they do.
 const GAP: usize = 32 << 10;
+/// But of all that is sent no more than one part in so many is zeros, however scattered the data are.
+const SHARE: u64 = 32;
 
 /// Gathers the pieces of an image of known length.
 #[derive(Debug)]
@@ -26,6 +28,10 @@ pub(super) struct Pages {
     seen: u64,
     open: BTreeMap<u64, Window>,
     end: [u8; FOOTER],
+    /// Bytes in blocks that hold anything, so far.
+    data: u64,
+    /// Bytes of the zeros that are sent along with them.
+    zeros: u64,
 }
 
 /// A part of the image that lacks something.
@@ -50,6 +56,8 @@ impl Pages {
             seen: 0,
             open: BTreeMap::new(),
             end: [0; FOOTER],
+            data: 0,
+            zeros: 0,
         }
     }
 
@@ -77,7 +85,7 @@ impl Pages {
             return Some(Vec::new());
         }
         let window = self.open.remove(&start)?;
-        Some(writes(start, window.bytes.into()))
+        Some(self.writes(start, window.bytes.into()))
     }
 
     /// Whether every byte was there.
@@ -100,32 +108,41 @@ impl Pages {
             self.end[at..at + tail.len()].copy_from_slice(tail);
         }
     }
-}
 
-/// What is not zero in a window, in as few writes as make sense.
-fn writes(start: u64, bytes: Bytes) -> Vec<Write> {
-    runs(&bytes)
-        .into_iter()
-        .map(|run| Write {
+    /// What is not zero in a window, in as few writes as make sense.
+    fn writes(&mut self, start: u64, bytes: Bytes) -> Vec<Write> {
+        let write = |run: Range<usize>| Write {
             offset: start + run.start as u64,
             bytes: bytes.slice(run),
-        })
-        .collect()
-}
-
-fn runs(bytes: &[u8]) -> Vec<Range<usize>> {
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    for (number, block) in bytes.chunks(BLOCK).enumerate() {
-        if is_zero(block) {
-            continue;
-        }
-        let (start, end) = (number * BLOCK, number * BLOCK + block.len());
-        match runs.last_mut() {
-            Some(last) if start - last.end < GAP => last.end = end,
-            _ => runs.push(start..end),
-        }
+        };
+        self.runs(&bytes).into_iter().map(write).collect()
     }
-    runs
+
+    fn runs(&mut self, bytes: &[u8]) -> Vec<Range<usize>> {
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for (number, block) in bytes.chunks(BLOCK).enumerate() {
+            if is_zero(block) {
+                continue;
+            }
+            let (start, end) = (number * BLOCK, number * BLOCK + block.len());
+            self.data += block.len() as u64;
+            match runs.last_mut() {
+                Some(last) if self.sends_along(start - last.end) => last.end = end,
+                _ => runs.push(start..end),
+            }
+        }
+        runs
+    }
+
+    /// Whether so many zeros are sent along with the data on both sides.
+    fn sends_along(&mut self, zeros: usize) -> bool {
+        let all = self.zeros + zeros as u64;
+        let sends = zeros < GAP && all * SHARE <= self.data;
+        if sends {
+            self.zeros = all;
+        }
+        sends
+    }
 }
 
 #[cfg(test)]
@@ -191,7 +208,7 @@ mod tests {
 
     #[test]
     fn full_windows_are_one_request() {
-        let writes = writes(8 << 20, vec![1; WINDOW].into());
+        let writes = Pages::new(0).writes(8 << 20, vec![1; WINDOW].into());
         assert_eq!(
             (writes.len(), writes[0].bytes.len(), writes[0].offset),
             (1, WINDOW, 8 << 20)
@@ -200,12 +217,26 @@ mod tests {
 
     #[test]
     fn small_gaps_are_sent_and_large_ones_are_not() {
+        let mut pages = Pages::new(0);
+        pages.runs(&vec![1; WINDOW]);
         let mut bytes = vec![0; WINDOW];
         for at in [10 * BLOCK, 12 * BLOCK, 40 * BLOCK] {
             bytes[at] = 1;
         }
-        assert_eq!(runs(&bytes), [10 * BLOCK..13 * BLOCK, 40 * BLOCK..41 * BLOCK]);
-        assert!(runs(&vec![0; WINDOW]).is_empty());
+        assert_eq!(pages.runs(&bytes), [10 * BLOCK..13 * BLOCK, 40 * BLOCK..41 * BLOCK]);
+        assert!(pages.runs(&vec![0; WINDOW]).is_empty());
+    }
+
+    #[test]
+    fn scattered_data_are_not_sent_with_all_that_is_between_them() {
+        let mut pages = Pages::new(0);
+        let mut bytes = vec![0; WINDOW];
+        bytes.chunks_mut(4 * BLOCK).for_each(|chunk| chunk[0] = 1);
+        let data = WINDOW / 4;
+        for round in 1..4 {
+            let sent: usize = pages.runs(&bytes).iter().map(Range::len).sum();
+            assert!((data..=data * 105 / 100).contains(&sent), "{round}: {sent} for {data}");
+        }
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
+use tracing::Instrument;
 
-use super::blob::{Blob, Claim, Container};
+use super::blob::{Blob, Container};
+use super::claim::Claim;
 use super::error::Error;
 use super::pages::{Pages, Write};
 use super::vhd;
@@ -12,8 +15,10 @@ use crate::error::Failure;
 use crate::provider::Mark;
 use crate::source::Source;
 
-/// Writes under way at once, 4 MiB each: enough for what one blob takes, also from far away.
+/// Writes of one image under way at once, 4 MiB each: enough for what one blob takes, also from far away.
 const IN_FLIGHT: usize = 8;
+/// Writes of all images under way at once: 64 MiB, however many images there are.
+pub(super) const ALL_IN_FLIGHT: usize = 16;
 
 /// The blob of an image. The digest in its name keeps apart what must not be mixed.
 pub(super) fn blob(container: &Container, definition: &str, version: &str, sha256: &str) -> Result<Blob, Error> {
@@ -21,14 +26,15 @@ pub(super) fn blob(container: &Container, definition: &str, version: &str, sha25
     container.blob(&format!("{definition}-{version}-{digest}.vhd"))
 }
 
-/// Makes the blob complete, unless it is. Nothing is left of it if the image is not what it should be.
-pub(super) async fn upload(blob: &Blob, source: &Source, mark: &Mark) -> Result<(), Failure> {
-    if blob.is_complete(mark).await? {
+/// Makes the blob complete, unless it is. Nothing is left of it if the image is not what it should be. `slots` are those of
+/// all images' writes.
+pub(super) async fn upload(blob: &Blob, source: &Source, mark: &Mark, slots: &Arc<Semaphore>) -> Result<(), Failure> {
+    if blob.is_ready(mark).await? {
         return Ok(());
     }
     let size = source.decompressed_size().await?;
     let blob_size = vhd::blob_size(size);
-    let Some(claim) = blob.claim(mark, blob_size).await? else {
+    let Some(claim) = Claim::on(blob, mark, blob_size).await? else {
         return Ok(());
     };
     let claim = Arc::new(claim);
@@ -38,7 +44,7 @@ pub(super) async fn upload(blob: &Blob, source: &Source, mark: &Mark) -> Result<
         "uploading {}",
         source.image().path
     );
-    let sent = match send(&claim, source, size).await {
+    let sent = match send(&claim, source, size, slots).await {
         Ok(()) => claim.complete().await.map_err(Failure::from),
         Err(failure) => Err(failure),
     };
@@ -48,7 +54,7 @@ pub(super) async fn upload(blob: &Blob, source: &Source, mark: &Mark) -> Result<
     sent
 }
 
-async fn send(claim: &Arc<Claim>, source: &Source, size: u64) -> Result<(), Failure> {
+async fn send(claim: &Arc<Claim>, source: &Source, size: u64, slots: &Arc<Semaphore>) -> Result<(), Failure> {
     let wrong = |reason: String| Error::Vhd {
         path: source.image().path.clone(),
         reason,
@@ -66,8 +72,15 @@ async fn send(claim: &Arc<Claim>, source: &Source, size: u64) -> Result<(), Fail
                     done(written)?;
                 }
             }
+            // Nobody closes it.
+            let slot = slots.clone().acquire_owned().await.ok();
             let claim = claim.clone();
-            writes.spawn(async move { claim.write(&write).await });
+            let written = async move {
+                let written = claim.write(&write).await;
+                drop((write, slot));
+                written
+            };
+            writes.spawn(written.in_current_span());
         }
     }
     while let Some(written) = writes.join_next().await {

@@ -134,6 +134,8 @@ impl Slot<'_> {
 
     async fn change(&self, what: &str, body: &Value, will_do: impl Fn(&Value) -> bool) -> Result<Changed, Error> {
         let operation = self.gallery.arm().make(what, &self.path(), body, will_do).await?;
+        // The version tells how far it is, and only the operation why it failed.
+        self.settled().await?;
         let ended = match operation {
             Some(operation) => self.gallery.arm().finish(operation).await,
             None => Ok(()),
@@ -258,6 +260,11 @@ impl Version {
     /// Whether users only get it by asking for it.
     pub(super) fn is_excluded(&self) -> bool {
         self.profile()["excludeFromLatest"].as_bool().unwrap_or(false)
+    }
+
+    /// When it was made.
+    pub(super) fn published(&self) -> Option<Timestamp> {
+        self.profile()["publishedDate"].as_str()?.parse().ok()
     }
 
     pub(super) fn end_of_life(&self) -> Option<Timestamp> {

@@ -96,6 +96,7 @@ struct Fake {
     operations: HashMap<String, String>,
     forgotten: HashMap<String, Instant>,
     failing: BTreeMap<String, usize>,
+    failing_imports: Option<(&'static str, usize)>,
     imports: BTreeMap<String, Vec<u8>>,
     permissions: Option<Value>,
 }
@@ -122,6 +123,7 @@ impl Azure {
             operations: HashMap::new(),
             forgotten: HashMap::new(),
             failing: BTreeMap::new(),
+            failing_imports: None,
             imports: BTreeMap::new(),
             permissions: None,
         };
@@ -162,7 +164,13 @@ impl Azure {
 
     /// Spoils the next `times` calls of this name: `PUT version`, `GET operation`, `LIST versions`, `POST token`, …
     pub fn fault(&self, call: &str, fault: Fault, times: usize) {
-        let planned = faults::Planned::new(call, fault, times);
+        let planned = faults::Planned::new(call, fault, 0, times);
+        self.shared.lock().faults.push(planned);
+    }
+
+    /// Spoils all calls of this name but the next `before`.
+    pub fn fault_after(&self, before: usize, call: &str, fault: Fault) {
+        let planned = faults::Planned::new(call, fault, before, usize::MAX);
         self.shared.lock().faults.push(planned);
     }
 
@@ -171,11 +179,17 @@ impl Azure {
         let mut fake = self.shared.lock();
         fake.faults.clear();
         fake.failing.clear();
+        fake.failing_imports = None;
     }
 
     /// Lets replication to this region fail the next `times` times.
     pub fn fail_region(&self, region: &str, times: usize) {
         self.shared.lock().failing.insert(regions::canonical(region), times);
+    }
+
+    /// Lets the next `times` imports end with this code.
+    pub fn fail_imports(&self, code: &'static str, times: usize) {
+        self.shared.lock().failing_imports = Some((code, times));
     }
 
     /// Accepts this assertion instead of the secret.

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Weak},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,7 +15,7 @@ use uuid::Uuid;
 use super::tokens::jwt;
 use crate::{
     certs::Authority,
-    process::{Server, command, free_port, listens, test_env},
+    process::{POLL, Server, command, free_port, listens, test_env},
 };
 
 /// The storage account that Azurite knows.
@@ -79,6 +80,11 @@ impl Azurite {
     /// `blob_endpoint`, with the account's path.
     pub fn url(&self) -> &str {
         &self.reader.endpoint
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.running.port
     }
 
     /// `storage_container_name`.
@@ -156,6 +162,43 @@ impl Azurite {
         Ok(())
     }
 
+    /// Waits until a blob is there and its lease is in this state: `leased`, `expired`, …
+    pub async fn wait_for_lease(&self, state: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            for blob in self.blobs().await? {
+                let found = self
+                    .reader
+                    .send(Method::HEAD, &format!("/{blob}"), |request| request)
+                    .await?;
+                if found
+                    .headers()
+                    .get("x-ms-lease-state")
+                    .is_some_and(|found| found == state)
+                {
+                    return Ok(());
+                }
+            }
+            ensure!(Instant::now() < deadline, "no blob is {state} within {limit:?}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Leases a blob for a minute, as a process that died a moment ago did.
+    pub async fn lease(&self, blob: &str) -> Result<()> {
+        let leased = self
+            .reader
+            .send(Method::PUT, &format!("/{blob}?comp=lease"), |request| {
+                request
+                    .header("x-ms-lease-action", "acquire")
+                    .header("x-ms-lease-duration", "60")
+                    .header("content-length", "0")
+            })
+            .await?;
+        ensure!(leased.status() == 201, "lease {blob}: {}", leased.status());
+        Ok(())
+    }
+
     pub(super) fn reader(&self) -> Reader {
         self.reader.clone()
     }
@@ -215,8 +258,9 @@ impl Reader {
     }
 
     async fn get(&self, url: &str) -> Result<Response> {
-        let path = url.strip_prefix(&format!("{}/{}", self.endpoint, self.container));
-        let path = path.with_context(|| format!("{url} is not a blob of {}", self.container))?;
+        // Whatever way leads there: the client may go through a proxy.
+        let path = url.split_once(&format!("/{ACCOUNT}/{}", self.container));
+        let (_, path) = path.with_context(|| format!("{url} is not a blob of {}", self.container))?;
         let response = self.send(Method::GET, path, |request| request).await?;
         if !response.status().is_success() {
             bail!("{url}: {}", response.status());

@@ -46,14 +46,17 @@ pub struct Call {
 pub(super) struct Planned {
     call: String,
     fault: Fault,
+    /// Calls that go well before.
+    before: usize,
     left: usize,
 }
 
 impl Planned {
-    pub(super) fn new(call: &str, fault: Fault, times: usize) -> Self {
+    pub(super) fn new(call: &str, fault: Fault, before: usize, times: usize) -> Self {
         Self {
             call: call.to_owned(),
             fault,
+            before,
             left: times,
         }
     }
@@ -87,6 +90,10 @@ impl Fake {
             .faults
             .iter_mut()
             .find(|planned| planned.call == call && planned.left > 0)?;
+        if planned.before > 0 {
+            planned.before -= 1;
+            return None;
+        }
         planned.left -= 1;
         Some(planned.fault.clone())
     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use axum::response::Response;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
@@ -219,7 +220,7 @@ impl Fake {
             None => {
                 let uri = body["properties"]["storageProfile"]["osDiskImage"]["source"]["uri"].as_str();
                 let uri = uri.map(str::to_owned);
-                body["properties"]["publishingProfile"]["publishedDate"] = json!("2025-10-24T08:00:00Z");
+                body["properties"]["publishingProfile"]["publishedDate"] = json!(Timestamp::now().to_string());
                 let version = Version {
                     id: format!("/{path}"),
                     name: name.to_owned(),
@@ -308,6 +309,13 @@ pub(super) async fn import(shared: Arc<Shared>, key: String, uri: String) {
     };
     let imported = read.and_then(|bytes| check_disk(&bytes).map(|()| bytes));
     let mut fake = shared.lock();
+    let imported = match &mut fake.failing_imports {
+        Some((code, left)) if *left > 0 => {
+            *left -= 1;
+            Err((*code, "A test wants it so.".to_owned()))
+        }
+        _ => imported.map_err(|why| ("InvalidParameter", why)),
+    };
     let Some(version) = fake.versions.get_mut(&key) else {
         return;
     };
@@ -316,6 +324,6 @@ pub(super) async fn import(shared: Arc<Shared>, key: String, uri: String) {
             version.import = Import::Done(Instant::now());
             fake.imports.insert(key, bytes);
         }
-        Err(why) => version.import = Import::Failed("InvalidParameter", why),
+        Err((code, why)) => version.import = Import::Failed(code, why),
     }
 }
