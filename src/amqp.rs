@@ -4,6 +4,7 @@
 //! each connection, so that a library's own recovery, which declares under the old names, is of no use.
 
 mod error;
+mod queues;
 mod values;
 
 use std::sync::Arc;
@@ -21,12 +22,14 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProper
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 pub use self::error::Error;
 use self::error::{is_refusal, soft};
 use self::values::{header, table, text};
 use crate::config::amqp::{Amqp, Binding, Queue};
+use crate::metrics;
 
 /// A broker that does not complete the handshake within this time is not there.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -60,6 +63,8 @@ pub struct Subscription {
     pub channel: Channel,
     /// Their deliveries.
     pub consumers: Vec<Consumer>,
+    /// Keeps the queues' metrics up to date.
+    pub watch: AbortOnDropHandle<()>,
 }
 
 /// A message to be published.
@@ -98,13 +103,16 @@ impl Broker {
     ///
     /// The broker is away, refuses us, or a certificate cannot be used.
     pub async fn channel(&self) -> Result<Channel, Error> {
-        let mut current = self.connection.lock().await;
-        let connection = match &*current {
-            Some(connection) if connection.status().connected() => connection.clone(),
-            _ => current.insert(Arc::new(self.connect().await?)).clone(),
-        };
-        drop(current);
+        let connection = self.connection().await?;
         answered(connection.create_channel()).await.map_err(Error::Channel)
+    }
+
+    async fn connection(&self) -> Result<Arc<Connection>, Error> {
+        let mut current = self.connection.lock().await;
+        match &*current {
+            Some(connection) if connection.status().connected() => Ok(connection.clone()),
+            _ => Ok(current.insert(Arc::new(self.connect().await?)).clone()),
+        }
     }
 
     /// Declares the queues, binds them, and starts consuming.
@@ -113,12 +121,13 @@ impl Broker {
     ///
     /// As [`Self::channel`]; and a queue or binding that cannot be had, or may not be read.
     pub async fn subscribe(&self) -> Result<Subscription, Error> {
-        let channel = self.channel().await?;
+        let connection = self.connection().await?;
+        let channel = answered(connection.create_channel()).await.map_err(Error::Channel)?;
         let prefetch = self.config.qos.prefetch_count;
         answered(channel.basic_qos(prefetch, BasicQosOptions::default()))
             .await
             .map_err(Error::Channel)?;
-        let mut consumers = Vec::new();
+        let (mut consumers, mut names) = (Vec::new(), Vec::new());
         for queue in &self.config.queues {
             let name = self.declare(&channel, queue).await?;
             for binding in self.config.bindings.iter().filter(|binding| binds(binding, queue)) {
@@ -134,8 +143,14 @@ impl Broker {
                 queue: name.to_string(),
                 source,
             })?);
+            names.push((queues::label(queue), name));
         }
-        Ok(Subscription { channel, consumers })
+        let watch = AbortOnDropHandle::new(tokio::spawn(queues::watch(connection, names)));
+        Ok(Subscription {
+            channel,
+            consumers,
+            watch,
+        })
     }
 
     /// Proves that the broker lets us in and has the queues, changing nothing. Returns their names.
@@ -329,10 +344,12 @@ impl Broker {
             None => None,
         };
         let identity = match tls.client_certificate() {
-            Some((certificate, key)) => Some(OwnedIdentity::PKCS8 {
-                pem: read(certificate).await?,
-                key: read(key).await?,
-            }),
+            Some((certificate, key)) => {
+                let pem = read(certificate).await?;
+                metrics::certificate("amqp", &pem);
+                let key = read(key).await?;
+                Some(OwnedIdentity::PKCS8 { pem, key })
+            }
             None => None,
         };
         Ok(OwnedTLSConfig { identity, cert_chain })

@@ -102,6 +102,12 @@ impl Image {
     pub fn file_name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
+
+    /// What it is in every compose: `Cloud_Base.x86_64`.
+    #[must_use]
+    pub fn what(&self) -> String {
+        format!("{}.{}", self.subvariant, self.arch)
+    }
 }
 
 impl Compose {

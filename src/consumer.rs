@@ -17,6 +17,7 @@ use lapin::types::AMQPValue;
 use crate::amqp::{Broker, Error, Subscription};
 use crate::error::{Chain, Disposition};
 use crate::message::{Message, Properties, Wish};
+use crate::metrics;
 use crate::monitoring::{Count, Health};
 use crate::retry::{Policy, Waits};
 use crate::work::{Held, Work};
@@ -77,12 +78,17 @@ pub async fn consume(
         let closed = tokio::select! {
             () = &mut stop => Closed::Stopped,
             subscribed = remember_during(work, broker.subscribe()) => match subscribed {
-                Ok(Subscription { channel, consumers }) => {
+                Ok(Subscription {
+                    channel,
+                    consumers,
+                    watch: _watch,
+                }) => {
                     tracing::info!("consuming");
                     (waits, refused_since, consumed) = (forever(), None, true);
                     health.set_consuming(true);
                     let closed = serve(&channel, consumers, work, health, epoch, &mut stop).await;
                     health.set_consuming(false);
+                    metrics::deliveries(0);
                     // Without a channel nothing can be settled.
                     current = Some(channel);
                     closed
@@ -138,7 +144,7 @@ fn forever() -> Waits {
         longest: LONGEST_WAIT,
         give_up_after: Duration::MAX,
     }
-    .start()
+    .start("subscribe")
 }
 
 /// The exit code for what an operator has to mend; `None` for what passes.
@@ -191,6 +197,7 @@ async fn serve(
         .map(|consumer| consumer.map(Some).chain(futures_util::stream::iter([None])));
     let mut deliveries = select_all(ends.map(Box::pin));
     loop {
+        metrics::deliveries(work.held(epoch));
         tokio::select! {
             () = &mut *stop => {
                 for tag in tags {
@@ -234,7 +241,7 @@ async fn receive(delivery: Delivery, work: &mut Work, health: &Health, epoch: u6
     match wish(&delivery) {
         Ok(Wish::Nothing(reason)) => {
             tracing::debug!(id, "nothing to do: {reason}");
-            metrics::counter!("uploader_ignored_messages_total").increment(1);
+            metrics::ignored();
             settle(&delivery, Disposition::Ack, health).await;
         }
         Ok(Wish::Publish(request)) => {
@@ -251,6 +258,7 @@ async fn receive(delivery: Delivery, work: &mut Work, health: &Health, epoch: u6
             }
         }
         Err(error) => {
+            metrics::invalid();
             tracing::error!(id, "dropped message {id:?}: failed to {}", Chain(&error));
             settle(&delivery, Disposition::Drop, health).await;
         }
@@ -271,6 +279,14 @@ fn wish(delivery: &Delivery) -> Result<Wish, crate::message::Error> {
             _ => None,
         }
     });
+    let sent_at = delivery
+        .properties
+        .headers()
+        .as_ref()
+        .and_then(|headers| match headers.inner().get("sent-at")? {
+            AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+            _ => None,
+        });
     let text = |value: &Option<lapin::types::ShortString>| value.as_ref().map(|text| text.as_str().to_owned());
     let (message_id, encoding) = (
         text(delivery.properties.message_id()),
@@ -280,6 +296,7 @@ fn wish(delivery: &Delivery) -> Result<Wish, crate::message::Error> {
         message_id: message_id.as_deref(),
         content_encoding: encoding.as_deref(),
         severity,
+        sent_at,
     };
     Message::of_delivery(delivery.routing_key.as_str(), &properties, &delivery.data)?.wish(None)
 }

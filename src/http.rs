@@ -9,6 +9,7 @@ use reqwest::{Certificate, Client, ClientBuilder, Identity};
 use url::Url;
 
 use crate::error::{Class, Classified};
+use crate::metrics;
 
 /// A server that does not take a connection for this long is not there.
 pub const CONNECT: Duration = Duration::from_secs(10);
@@ -118,13 +119,14 @@ pub fn trust(mut builder: ClientBuilder, path: &Path) -> Result<ClientBuilder, E
     Ok(builder)
 }
 
-/// A client certificate from its two PEM files.
+/// A client certificate from its two PEM files; `whose` names it in metrics.
 ///
 /// # Errors
 ///
 /// When a file cannot be read, or the two do not make an identity.
-pub fn identity(certificate: &Path, key: &Path) -> Result<Identity, Error> {
+pub fn identity(whose: &str, certificate: &Path, key: &Path) -> Result<Identity, Error> {
     let mut pem = read(certificate)?;
+    metrics::certificate(whose, &pem);
     pem.push(b'\n');
     pem.extend(read(key)?);
     Identity::from_pem(&pem).map_err(|source| Error::Pem {

@@ -9,6 +9,7 @@ pub mod error;
 pub mod http;
 pub mod location;
 pub mod message;
+pub mod metrics;
 pub mod monitoring;
 pub mod notify;
 #[cfg(any(feature = "container", feature = "local"))]

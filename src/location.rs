@@ -97,7 +97,7 @@ impl Location {
     /// # Errors
     ///
     /// A document that is missing, cannot be read, or has more than `limit` bytes.
-    pub async fn read(&self, http: &Client, what: &str, limit: u64) -> Result<Vec<u8>, ReadError> {
+    pub async fn read(&self, http: &Client, what: &'static str, limit: u64) -> Result<Vec<u8>, ReadError> {
         match self {
             Self::Http(url) => Policy::CALL
                 .run(what, GetError::class, || http::get(http, url, limit))

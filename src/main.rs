@@ -30,7 +30,7 @@ use cloud_image_uploader::source::Sources;
 use cloud_image_uploader::telemetry::LogFormat;
 use cloud_image_uploader::telemetry::progress::Board;
 use cloud_image_uploader::work::Work;
-use cloud_image_uploader::{compose, http, telemetry};
+use cloud_image_uploader::{compose, http, metrics, telemetry};
 use reqwest::Client;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -121,9 +121,9 @@ fn write_package_files(share: &Path) -> Result<u8, Stop> {
 async fn consume(config: Config, board: Board) -> Result<u8, Stop> {
     let environment = Environment::of_process();
     no_problems(config.check_environment(&environment))?;
-    let metrics = telemetry::metrics().context("failed to set up metrics")?;
     let health = Arc::new(Health::default());
     if let Some(address) = &config.monitoring {
+        let metrics = metrics::start(config.provider.name()).context("failed to set up metrics")?;
         let bound = monitoring::start(address, health.clone(), metrics).await;
         let bound = bound
             .with_context(|| format!("failed to listen on {}:{}", address.address, address.port))

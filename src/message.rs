@@ -7,6 +7,7 @@ pub mod datagrepper;
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -27,6 +28,8 @@ pub struct Request {
     pub location: Location,
     /// The label the message gives.
     pub label: Option<String>,
+    /// When its message was sent, or else read: a message that is delivered again is as old as before.
+    pub announced: Timestamp,
     /// Where the request came from.
     pub origin: Origin,
 }
@@ -72,6 +75,7 @@ impl Wish {
                 compose,
                 location,
                 label: None,
+                announced: Timestamp::now(),
                 origin,
             }),
             Err(why) => Self::Nothing(Reason::family(id, why)),
@@ -134,6 +138,7 @@ pub struct Message {
     pub id: String,
     /// Its topic, with the prefix.
     pub topic: String,
+    sent: Option<Timestamp>,
     body: Map<String, Value>,
 }
 
@@ -146,6 +151,8 @@ pub struct Properties<'a> {
     pub content_encoding: Option<&'a str>,
     /// The header `fedora_messaging_severity`.
     pub severity: Option<i64>,
+    /// The header `sent-at`.
+    pub sent_at: Option<&'a str>,
 }
 
 impl Message {
@@ -172,6 +179,7 @@ impl Message {
         Ok(Self {
             id: properties.message_id.unwrap_or_default().to_owned(),
             topic: topic.to_owned(),
+            sent: properties.sent_at.and_then(|time| time.parse().ok()),
             body: object(serde_json::from_str(text).map_err(Error::Json)?)?,
         })
     }
@@ -190,7 +198,12 @@ impl Message {
         };
         let (id, topic) = (text("id")?, text("topic")?);
         let body = object(message.remove("body").ok_or(Error::Field("body"))?)?;
-        Ok(Self { id, topic, body })
+        Ok(Self {
+            id,
+            topic,
+            sent: None,
+            body,
+        })
     }
 
     /// What the message asks for. `folder` is where relative locations are taken from; `None` for messages that did
@@ -225,9 +238,12 @@ impl Message {
             Ok(_) => Origin::Message(self.id.clone()),
             Err(_) => Origin::Compose(location.to_string()),
         };
+        let now = Timestamp::now();
         Ok(Wish::Publish(Request {
             compose,
             location,
+            // Whose clock is ahead has not seen the future.
+            announced: self.sent.map_or(now, |sent| sent.min(now)),
             label: self
                 .body
                 .get("compose_label")

@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, lookup_host};
 
 use crate::config::Monitoring;
 use crate::error::{Class, Disposition};
+use crate::metrics;
 use crate::report::Report;
 
 /// Where the broker's trouble is kept among that of composes.
@@ -57,15 +58,24 @@ impl Health {
     /// The broker hands out messages to us, or does not.
     pub fn set_consuming(&self, consuming: bool) {
         self.consuming.store(consuming, Ordering::Relaxed);
-        metrics::gauge!("uploader_consuming").set(if consuming { 1.0 } else { 0.0 });
+        metrics::consuming(consuming);
         if consuming {
-            self.trouble().remove(BROKER);
+            self.set_trouble(BROKER, None);
         }
     }
 
     /// Says what is wrong with the broker, until it lets us consume.
     pub fn set_broker_trouble(&self, why: String) {
-        self.trouble().insert(BROKER.to_owned(), why);
+        self.set_trouble(BROKER, Some(why));
+    }
+
+    fn set_trouble(&self, of: &str, why: Option<String>) {
+        let mut trouble = self.trouble();
+        match why {
+            Some(why) => trouble.insert(of.to_owned(), why),
+            None => trouble.remove(of),
+        };
+        metrics::trouble(trouble.len());
     }
 
     fn trouble(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
@@ -81,7 +91,7 @@ impl Health {
             Count::Rejected => (&self.rejected, "rejected"),
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("uploader_messages_total", "event" => label).increment(1);
+        metrics::message(label);
     }
 
     /// Takes note of what became of a compose.
@@ -93,27 +103,21 @@ impl Health {
             .count();
         self.published.fetch_add(announced as u64, Ordering::Relaxed);
         for published in &report.published {
-            metrics::counter!("uploader_deliverables_total", "outcome" => published.outcome()).increment(1);
+            metrics::deliverable(published.outcome());
+            if report.broken.is_empty() && !published.places.is_empty() {
+                metrics::succeeded(&published.release);
+            }
         }
         for broken in &report.broken {
-            let kind = match broken.class {
-                Class::Transient { .. } => "transient",
-                Class::Deliverable => "deliverable",
-                Class::Everything => "everything",
-            };
-            metrics::counter!("uploader_failures_total", "kind" => kind).increment(1);
+            metrics::failed(broken.class);
         }
         let disposition = report.disposition();
         if disposition != Disposition::Ack {
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
         let mend = report.broken.iter().find(|broken| broken.class == Class::Everything);
-        match mend.filter(|_| disposition == Disposition::Requeue) {
-            Some(mend) => self
-                .trouble()
-                .insert(report.compose.clone(), format!("failed to {}", mend.what)),
-            None => self.trouble().remove(&report.compose),
-        };
+        let mend = mend.filter(|_| disposition == Disposition::Requeue);
+        self.set_trouble(&report.compose, mend.map(|mend| format!("failed to {}", mend.what)));
     }
 
     /// The document of `/ready`, and whether the daemon is.

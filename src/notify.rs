@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::amqp::{Broker, Outgoing};
 use crate::error::{Class, Classified};
+use crate::metrics;
 use crate::provider::Place;
 use crate::retry::Policy;
 use crate::select::{Deliverable, Target};
@@ -206,7 +207,7 @@ impl Notifier {
                 topic: notice.topic.clone(),
                 source,
             })?;
-        metrics::counter!("uploader_notifications_total").increment(1);
+        metrics::notified();
         tracing::info!(topic = notice.topic, id = %notice.id, "announced {} as message {}", notice.topic, notice.id);
         Ok(())
     }

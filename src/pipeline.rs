@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use reqwest::Client;
 use tracing::Instrument;
 
@@ -16,6 +17,7 @@ use crate::config;
 use crate::error::{Class, Failure};
 use crate::http::Hosts;
 use crate::message::Request;
+use crate::metrics::{self, Step};
 use crate::notify::{self, Notice, Notifier};
 use crate::provider::{Failed, Origin, Place, Provider, Publication, Task};
 use crate::report::{Broken, Published, Report, Told};
@@ -127,7 +129,7 @@ impl Pipeline {
         let deliverables = &prepared.selection.deliverables;
         let work = deliverables.iter().map(|deliverable| {
             let span = tracing::info_span!("publish", deliverable = deliverable.name());
-            self.publish(&prepared.compose, deliverable, &task, &options.told)
+            self.publish(&prepared.compose, request.announced, deliverable, &task, &options.told)
                 .instrument(span)
         });
         for (published, broken) in join_all(work).await {
@@ -150,12 +152,13 @@ impl Pipeline {
     async fn publish(
         &self,
         compose: &Compose,
+        since: Timestamp,
         deliverable: &Deliverable,
         task: &Task,
         told: &Told,
     ) -> (Published, Vec<Broken>) {
         let mut course = Course::default();
-        if let Err(error) = self.rounds(compose, deliverable, task, told, &mut course).await {
+        if let Err(error) = self.rounds(compose, since, deliverable, task, told, &mut course).await {
             course.broken.push(Broken::deliverable(deliverable, &error.into()));
             course.announced = Some(course.live.places);
         }
@@ -169,12 +172,13 @@ impl Pipeline {
     async fn rounds(
         &self,
         compose: &Compose,
+        since: Timestamp,
         deliverable: &Deliverable,
         task: &Task,
         told: &Told,
         course: &mut Course,
     ) -> Result<(), notify::Error> {
-        let mut waits = Policy::work(self.give_up_after).start();
+        let mut waits = Policy::work(self.give_up_after).start("deliverable");
         let mut task = task.clone();
         let mut wait = Duration::ZERO;
         let mut failing_since: Option<Instant> = None;
@@ -185,7 +189,7 @@ impl Pipeline {
             let delays = course.announced.is_none() && !course.live.places.is_empty();
             let outcome = {
                 let mut round = pin!(async {
-                    tokio::time::sleep(wait).await;
+                    metrics::during(Step::Wait, tokio::time::sleep(wait)).await;
                     self.round(compose, deliverable, &task).await
                 });
                 tokio::select! {
@@ -208,6 +212,9 @@ impl Pipeline {
                         if course.live.places.contains(&made) {
                             *place = made;
                         }
+                    }
+                    for place in made(&publication, &course.live) {
+                        metrics::published(&deliverable.what(), &place.location, since);
                     }
                     course.live = publication;
                     let (passing, lasting): (Vec<_>, Vec<_>) =
@@ -265,7 +272,8 @@ impl Pipeline {
         }
         let notice = Notice::of(deliverable, places);
         if !told.is_announced(notice.id) {
-            self.notifier.send(&notice, Policy::work(self.give_up_after)).await?;
+            let sending = self.notifier.send(&notice, Policy::work(self.give_up_after));
+            metrics::during(Step::Announce, sending).await?;
             told.announced(notice.id);
         }
         course.announced = Some(places.clone());
@@ -273,10 +281,18 @@ impl Pipeline {
     }
 
     async fn round(&self, compose: &Compose, deliverable: &Deliverable, task: &Task) -> Result<Publication, Failure> {
-        self.signatures.verify(&self.http, compose, &deliverable.images).await?;
-        let staged = self.provider.stage(deliverable, task).await?;
-        self.provider.release(deliverable, staged, task).await
+        let verifying = self.signatures.verify(&self.http, compose, &deliverable.images);
+        metrics::during(Step::Verify, verifying).await?;
+        let staged = metrics::during(Step::Stage, self.provider.stage(deliverable, task)).await?;
+        metrics::during(Step::Release, self.provider.release(deliverable, staged, task)).await
     }
+}
+
+/// The places where it was not live before this round, nor before this process.
+fn made<'a>(publication: &'a Publication, before: &'a Publication) -> impl Iterator<Item = &'a Place> {
+    let was_live = |place: &Place| before.places.iter().any(|other| other.location == place.location);
+    let made = publication.places.iter();
+    made.filter(move |place| place.origin == Origin::Created && !was_live(place))
 }
 
 /// Orders passing failures by how long the server wants to be left alone.

@@ -62,6 +62,8 @@ impl Told {
 pub struct Published {
     /// Its name.
     pub deliverable: String,
+    /// Its release, as in names.
+    pub release: String,
     /// Where it is live.
     pub places: Vec<Place>,
     /// Where something newer is.
@@ -89,6 +91,7 @@ impl Published {
     pub fn new(deliverable: &Deliverable, places: Option<Vec<Place>>, superseded: Vec<Superseded>) -> Self {
         Self {
             deliverable: deliverable.name(),
+            release: deliverable.release.name.clone(),
             places: places.unwrap_or_default(),
             superseded,
         }

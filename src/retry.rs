@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use crate::error::Class;
+use crate::metrics;
 
 /// The first wait. A short one: most transient failures are gone within a second.
 const FIRST: Duration = Duration::from_millis(500);
@@ -34,11 +35,12 @@ impl Policy {
         }
     }
 
-    /// Starts counting with the first failure.
+    /// Starts counting with the first failure. `call` names it in metrics.
     #[must_use]
-    pub fn start(self) -> Waits {
+    pub fn start(self, call: &'static str) -> Waits {
         Waits {
             policy: self,
+            call,
             failing_since: None,
             backoff: ExponentialBuilder::new()
                 .with_min_delay(FIRST)
@@ -49,34 +51,34 @@ impl Policy {
         }
     }
 
-    /// Runs `call` until it succeeds, fails for good, or the policy gives up; the last error is returned then.
+    /// Runs `attempt` until it succeeds, fails for good, or the policy gives up; the last error is returned then. `call`
+    /// names it in metrics.
     ///
     /// Only for calls that may be repeated after an unknown outcome.
     ///
     /// # Errors
     ///
-    /// What the last try of `call` returned.
+    /// What the last `attempt` returned.
     pub async fn run<T, E, F>(
         self,
-        what: &str,
+        call: &'static str,
         class: impl Fn(&E) -> Class,
-        mut call: impl FnMut() -> F,
+        mut attempt: impl FnMut() -> F,
     ) -> Result<T, E>
     where
         E: std::fmt::Display,
         F: Future<Output = Result<T, E>>,
     {
-        let mut waits = self.start();
+        let mut waits = self.start(call);
         loop {
-            let error = match call().await {
+            let error = match attempt().await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
             let Some(wait) = waits.after(class(&error)) else {
                 return Err(error);
             };
-            tracing::debug!(what, %error, wait_ms = wait.as_millis(), "trying again");
-            metrics::counter!("uploader_retries_total", "call" => what.to_owned()).increment(1);
+            tracing::debug!(call, %error, wait_ms = wait.as_millis(), "trying again");
             tokio::time::sleep(wait).await;
         }
     }
@@ -86,12 +88,14 @@ impl Policy {
 #[derive(Debug)]
 pub struct Waits {
     policy: Policy,
+    call: &'static str,
     failing_since: Option<Instant>,
     backoff: ExponentialBackoff,
 }
 
 impl Waits {
-    /// How long to wait after a failure of this class; `None` when trying again is no use or the time is up.
+    /// How long to wait after a failure of this class, which counts as another try; `None` when trying again is no use or
+    /// the time is up.
     pub fn after(&mut self, class: Class) -> Option<Duration> {
         let Class::Transient { after } = class else {
             return None;
@@ -99,7 +103,11 @@ impl Waits {
         let own = self.backoff.next().unwrap_or(self.policy.longest);
         let wait = after.map_or(own, |asked| asked.max(own));
         let failing = self.failing_since.get_or_insert_with(Instant::now).elapsed();
-        (failing.saturating_add(wait) <= self.policy.give_up_after).then_some(wait)
+        if failing.saturating_add(wait) > self.policy.give_up_after {
+            return None;
+        }
+        metrics::retried(self.call);
+        Some(wait)
     }
 }
 
@@ -109,13 +117,13 @@ mod tests {
 
     #[test]
     fn a_permanent_failure_is_not_tried_again() {
-        assert_eq!(Policy::CALL.start().after(Class::Deliverable), None);
-        assert_eq!(Policy::CALL.start().after(Class::Everything), None);
+        assert_eq!(Policy::CALL.start("test").after(Class::Deliverable), None);
+        assert_eq!(Policy::CALL.start("test").after(Class::Everything), None);
     }
 
     #[test]
     fn the_first_wait_is_about_a_second_at_most() {
-        let wait = Policy::CALL.start().after(Class::TRANSIENT);
+        let wait = Policy::CALL.start("test").after(Class::TRANSIENT);
         assert!(wait.is_some_and(|wait| wait <= Duration::from_millis(1100)), "{wait:?}");
     }
 
@@ -124,8 +132,8 @@ mod tests {
         let asked = |seconds| Class::Transient {
             after: Some(Duration::from_secs(seconds)),
         };
-        let wait = Policy::CALL.start().after(asked(20));
+        let wait = Policy::CALL.start("test").after(asked(20));
         assert!(wait.is_some_and(|wait| wait >= Duration::from_secs(20)), "{wait:?}");
-        assert_eq!(Policy::CALL.start().after(asked(3600)), None);
+        assert_eq!(Policy::CALL.start("test").after(asked(3600)), None);
     }
 }

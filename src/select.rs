@@ -108,17 +108,16 @@ impl Deliverable {
     /// The topic of its notification, without the configured prefix.
     #[must_use]
     pub fn topic(&self) -> String {
-        let (schema, stage) = (self.schema(), self.release.stage);
+        format!("{}.{}.{}", self.schema(), self.release.stage, self.what())
+    }
+
+    /// What it is in every compose: the repository, or `Cloud_Base.x86_64`.
+    #[must_use]
+    pub fn what(&self) -> String {
         match &self.target {
-            Target::Repository { repository: name, .. } | Target::Layout { name, .. } => {
-                format!("{schema}.{stage}.{name}")
-            }
+            Target::Repository { repository: name, .. } | Target::Layout { name, .. } => name.clone(),
             Target::Ami { .. } | Target::GalleryVersion { .. } | Target::GceImage { .. } | Target::Disk { .. } => {
-                format!(
-                    "{schema}.{stage}.{}.{}",
-                    self.subvariant,
-                    self.architectures().join(".")
-                )
+                format!("{}.{}", self.subvariant, self.architectures().join("."))
             }
         }
     }

@@ -27,7 +27,8 @@ use crate::compose::Image;
 use crate::error::{Class, Classified};
 use crate::http;
 use crate::location;
-use crate::telemetry::progress::Board;
+use crate::metrics;
+use crate::telemetry::progress::{Board, Line};
 use assemble::{Decoded, Decoding, Lane};
 use xz::Decoders;
 
@@ -200,11 +201,13 @@ impl Source {
             return Err(Error::TooLong(self.image.path.clone()));
         }
         let closed = |_| Error::Interrupted(self.image.path.clone());
+        let waiting = metrics::waiting();
         let slot = self.sources.slots.clone().acquire_owned().await.map_err(closed)?;
         let memory = self.sources.memory.clone().acquire_owned().await.map_err(closed)?;
+        drop(waiting);
         let path = self.image.path.clone();
-        let line = self.sources.board.start(&path, self.image.size);
-        let (stored, download) = download::start(self.sources.http.clone(), self.image.clone(), line);
+        let line = Arc::new(self.sources.board.start(&path, &self.image.what(), self.image.size));
+        let (stored, download) = download::start(self.sources.http.clone(), self.image.clone(), line.clone());
         let pieces = match form {
             Form::Stored => Pieces::Stored { stored, offset: 0 },
             Form::Tarball => Pieces::Stored {
@@ -219,6 +222,7 @@ impl Source {
         Ok(Chunks {
             path,
             pieces,
+            line,
             ended: false,
             _download: download,
             _permits: [slot, memory],
@@ -251,6 +255,7 @@ enum Pieces {
 pub struct Chunks {
     path: String,
     pieces: Pieces,
+    line: Arc<Line>,
     ended: bool,
     _download: AbortOnDropHandle<()>,
     _permits: [OwnedSemaphorePermit; 2],
@@ -280,7 +285,13 @@ impl Chunks {
                     Piece::End => None,
                 })
             }),
-            Pieces::Decoded(decoding) => decoding.next().await,
+            Pieces::Decoded(decoding) => {
+                let chunk = decoding.next().await;
+                if let Some(Ok(Some(chunk))) = &chunk {
+                    self.line.decoded(chunk.content.len() as u64);
+                }
+                chunk
+            }
         };
         let chunk = chunk.unwrap_or_else(|| Err(Error::Interrupted(self.path.clone())))?;
         if chunk

@@ -1,4 +1,4 @@
-//! What the process says of itself: logs, metrics, progress.
+//! What the process says of itself: logs, e-mails, progress.
 //!
 //! Standard output carries results only, so logs go to standard error whatever `log_config` says; its levels are
 //! honoured.
@@ -10,7 +10,6 @@ use std::io::{self, Write};
 
 use self::mail::{Mails, Sending};
 use indicatif::MultiProgress;
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -65,32 +64,6 @@ fn level(level: Level) -> LevelFilter {
         Level::Warning => LevelFilter::WARN,
         Level::Error | Level::Critical => LevelFilter::ERROR,
     }
-}
-
-/// Starts counting.
-///
-/// # Errors
-///
-/// When metrics were started before.
-pub fn metrics() -> Result<PrometheusHandle, BuildError> {
-    let handle = PrometheusBuilder::new().install_recorder()?;
-    for (name, help) in [
-        ("uploader_messages_total", "Deliveries by what became of them"),
-        ("uploader_ignored_messages_total", "Deliveries that concern nobody"),
-        ("uploader_deliverables_total", "Deliverables by outcome"),
-        ("uploader_failures_total", "Failures by kind"),
-        ("uploader_retries_total", "Tries after a passing failure, by call"),
-        ("uploader_notifications_total", "Messages published and confirmed"),
-        ("uploader_downloaded_bytes_total", "Bytes of images read from composes"),
-        ("uploader_uploaded_bytes_total", "Bytes of images sent to providers"),
-    ] {
-        metrics::describe_counter!(name, help);
-    }
-    metrics::describe_gauge!(
-        "uploader_consuming",
-        "1 while the broker hands out messages to this process"
-    );
-    Ok(handle)
 }
 
 /// Writes whole lines; the bars step aside for each.

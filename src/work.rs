@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use lapin::message::Delivery;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
@@ -15,6 +16,7 @@ use tracing::Instrument;
 
 use crate::error::Disposition;
 use crate::message::Request;
+use crate::metrics;
 use crate::monitoring::Health;
 use crate::pipeline::{Options, Pipeline};
 use crate::report::{Report, Told};
@@ -58,6 +60,7 @@ pub struct Work {
 
 struct Job {
     held: Vec<Held>,
+    announced: Timestamp,
     task: AbortHandle,
 }
 
@@ -96,6 +99,7 @@ impl Work {
         }
         let (pipeline, health, ended) = (self.pipeline.clone(), self.health.clone(), self.ended.0.clone());
         let told = self.told.entry(compose.clone()).or_default().clone();
+        let announced = request.announced;
         let span = tracing::info_span!("compose", compose);
         let run = async move {
             tracing::info!("begins");
@@ -114,7 +118,9 @@ impl Work {
         };
         let task = self.tasks.spawn(run.instrument(span));
         let held = vec![held];
-        self.jobs.insert(compose, Job { held, task });
+        let job = Job { held, announced, task };
+        self.jobs.insert(compose, job);
+        self.measure();
         None
     }
 
@@ -136,6 +142,7 @@ impl Work {
                 },
             };
             if let Some(job) = self.jobs.remove(&compose) {
+                self.measure();
                 if disposition != Disposition::Requeue {
                     self.told.remove(&compose);
                 }
@@ -152,6 +159,17 @@ impl Work {
     pub fn remember(&mut self, compose: String, disposition: Disposition) {
         self.settled_late.retain(|_, (ended, _)| ended.elapsed() < REMEMBERED);
         self.settled_late.insert(compose, (Instant::now(), disposition));
+    }
+
+    /// Deliveries of a subscription that wait for their compose.
+    #[must_use]
+    pub fn held(&self, epoch: u64) -> usize {
+        let held = self.jobs.values().flat_map(|job| &job.held);
+        held.filter(|held| held.epoch == epoch).count()
+    }
+
+    fn measure(&self) {
+        metrics::composes(self.jobs.len(), self.jobs.values().map(|job| job.announced).min());
     }
 
     /// Composes being worked on.

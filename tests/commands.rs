@@ -252,6 +252,7 @@ async fn notices_are_valid_under_the_existing_schemas() {
         compose: ComposeId::parse(compose).unwrap(),
         location: Location::Folder(fixtures().join("composes").join(compose)),
         label: Some("RC-1.6".to_owned()),
+        announced: jiff::Timestamp::now(),
         origin: Origin::Message(String::new()),
     };
     let mut messages = Vec::new();

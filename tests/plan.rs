@@ -44,6 +44,7 @@ async fn plan(provider_name: &str, compose: &str, label: Option<&str>) -> Value 
         compose: ComposeId::parse(compose).unwrap(),
         location: Location::Folder(fixtures().join("composes").join(compose)),
         label: label.map(str::to_owned),
+        announced: jiff::Timestamp::now(),
         origin: Origin::Message(String::new()),
     };
     let http = http::client().unwrap();

@@ -4,6 +4,7 @@
 //! [Range request](https://www.rfc-editor.org/rfc/rfc9110#name-range-requests) from the last byte hashed.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::{Bytes, BytesMut};
@@ -27,9 +28,11 @@ use crate::telemetry::progress::Line;
 const PIECE: usize = 256 << 10;
 /// Pieces that wait for the decoder: enough to bridge its slow blocks.
 const QUEUE: usize = 16;
+/// Its name in metrics.
+pub(super) const CALL: &str = "download";
 
 /// Starts reading an image. Dropping the handle stops it, even while it waits for a silent server.
-pub(super) fn start(http: Client, image: Image, line: Line) -> (Receiver<Bytes>, AbortOnDropHandle<()>) {
+pub(super) fn start(http: Client, image: Image, line: Arc<Line>) -> (Receiver<Bytes>, AbortOnDropHandle<()>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let task = tokio::spawn(async move {
         let sink = Sink {
@@ -72,7 +75,7 @@ struct Sink<'a> {
     read: u64,
     gathered: BytesMut,
     image: &'a Image,
-    line: Line,
+    line: Arc<Line>,
     sender: Sender<Bytes>,
 }
 
@@ -83,7 +86,7 @@ impl Sink<'_> {
             return Err(self.wrong_size(self.image.size + 1));
         }
         self.hash.update(bytes);
-        self.line.add(bytes.len() as u64);
+        self.line.read(bytes.len() as u64);
         self.gathered.extend_from_slice(bytes);
         if self.gathered.len() >= PIECE {
             self.flush().await
@@ -145,7 +148,7 @@ async fn read_file(path: &Path, mut sink: Sink<'_>) -> Result<(), Stop> {
 
 async fn read_url(http: &Client, url: &Url, mut sink: Sink<'_>) -> Result<(), Stop> {
     let image = sink.image;
-    let mut waits = Policy::CALL.start();
+    let mut waits = Policy::CALL.start(CALL);
     let mut version: Option<Version> = None;
     loop {
         let before = sink.read;
@@ -168,7 +171,7 @@ async fn read_url(http: &Client, url: &Url, mut sink: Sink<'_>) -> Result<(), St
         };
         // Whoever makes progress gets a new minute.
         if sink.read > before {
-            waits = Policy::CALL.start();
+            waits = Policy::CALL.start(CALL);
         }
         pause(&mut waits, error, &sink).await?;
     }
@@ -183,7 +186,6 @@ async fn pause(waits: &mut Waits, error: Error, sink: &Sink<'_>) -> Result<(), E
         wait_ms = wait.as_millis(),
         "{error}; going on from there"
     );
-    metrics::counter!("uploader_retries_total", "call" => "download").increment(1);
     tokio::time::sleep(wait).await;
     Ok(())
 }

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::Error;
 use super::decompress::{Format, MAGIC};
-use super::download::{Length, total_length};
+use super::download::{CALL, Length, total_length};
 use super::xz::{STREAM_HEADER, blocks, index_length};
 use crate::compose::Image;
 use crate::error::Classified;
@@ -133,7 +133,7 @@ impl Window<'_> {
         let read = match &self.image.location {
             Location::Http(url) => {
                 Policy::CALL
-                    .run("download", Error::class, || self.read_url(url, from, to))
+                    .run(CALL, Error::class, || self.read_url(url, from, to))
                     .await?
             }
             Location::Folder(path) => {

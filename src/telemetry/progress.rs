@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::metrics::Reading;
+
 /// Between two lines about one image.
 const INTERVAL: Duration = Duration::from_secs(30);
 
@@ -50,9 +52,16 @@ impl Board {
         }
     }
 
-    /// Puts an image on the board, until the line is dropped.
+    /// Puts an image on the board, and into the metrics as `what` it is, until the line is dropped.
     #[must_use]
-    pub fn start(&self, name: &str, size: u64) -> Line {
+    pub fn start(&self, name: &str, what: &str, size: u64) -> Line {
+        Line {
+            kind: self.line(name, size),
+            reading: Reading::new(what, size),
+        }
+    }
+
+    fn line(&self, name: &str, size: u64) -> Kind {
         match &*self.0 {
             Display::Bars(bars) => {
                 let bar = ProgressBar::new(size).with_message(name.rsplit('/').next().unwrap_or(name).to_owned());
@@ -61,7 +70,7 @@ impl Board {
                 ) {
                     bar.set_style(style);
                 }
-                Line(Kind::Bar(bars.add(bar)))
+                Kind::Bar(bars.add(bar))
             }
             Display::Log(counters) => {
                 let counter = Arc::new(Counter {
@@ -73,7 +82,7 @@ impl Board {
                 let mut counters = counters.lock().unwrap_or_else(PoisonError::into_inner);
                 counters.retain(|counter| counter.strong_count() > 0);
                 counters.push(Arc::downgrade(&counter));
-                Line(Kind::Counter(counter))
+                Kind::Counter(counter)
             }
         }
     }
@@ -106,7 +115,10 @@ impl Board {
 
 /// One image's progress.
 #[derive(Debug)]
-pub struct Line(Kind);
+pub struct Line {
+    kind: Kind,
+    reading: Reading,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -116,20 +128,25 @@ enum Kind {
 
 impl Line {
     /// So many bytes more have been read.
-    pub fn add(&self, bytes: u64) {
-        metrics::counter!("uploader_downloaded_bytes_total").increment(bytes);
-        match &self.0 {
+    pub fn read(&self, bytes: u64) {
+        self.reading.read.add(bytes);
+        match &self.kind {
             Kind::Bar(bar) => bar.inc(bytes),
             Kind::Counter(counter) => {
                 counter.read.fetch_add(bytes, Ordering::Relaxed);
             }
         }
     }
+
+    /// So many bytes more came out of it decompressed.
+    pub fn decoded(&self, bytes: u64) {
+        self.reading.decoded.add(bytes);
+    }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if let Kind::Bar(bar) = &self.0 {
+        if let Kind::Bar(bar) = &self.kind {
             bar.finish_and_clear();
         }
     }

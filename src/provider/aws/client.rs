@@ -166,7 +166,7 @@ pub(super) fn time_outs(bytes: u64) -> TimeoutConfig {
 
 /// Calls until it succeeds, fails for good, or a minute is over. Only for what may be done twice. `action` counts in
 /// metrics, `what` reads after "failed to".
-pub(super) async fn call<T, E, F>(action: &str, what: &str, mut send: impl FnMut() -> F) -> Result<T, Error>
+pub(super) async fn call<T, E, F>(action: &'static str, what: &str, mut send: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, SdkError<E>>>,
     E: StdError + ProvideErrorMetadata + Send + Sync + 'static,

@@ -28,6 +28,7 @@ use super::snapshot::{self, Snapshot};
 use super::wait::Status;
 use super::wanted::{Made, Wanted};
 use crate::error::{Class, Classified, Failure};
+use crate::metrics;
 use crate::retry::Policy;
 use crate::source::{CHUNK, Content, Source};
 
@@ -240,7 +241,7 @@ impl Target {
         match put.await {
             Ok(_) => {
                 self.seen.store(true, Ordering::Relaxed);
-                metrics::counter!("uploader_uploaded_bytes_total", "provider" => "aws").increment(bytes.len() as u64);
+                metrics::uploaded(bytes.len() as u64);
             }
             Err(error) => {
                 self.failure

@@ -25,6 +25,7 @@ use tracing::Instrument;
 use super::client::{call, time_outs};
 use super::error::Error;
 use crate::error::Failure;
+use crate::metrics;
 use crate::source::{CHUNK, Content, Form, Source};
 
 /// Of the first parts. There are 10,000 at most of 5 MiB at least
@@ -291,7 +292,7 @@ impl Object {
         };
         let answer = call("UploadPart", &what, put).await?;
         let answer = answer.ok_or_else(|| Error::Ended(self.to_string()))?;
-        metrics::counter!("uploader_uploaded_bytes_total", "provider" => "aws").increment(len);
+        metrics::uploaded(len);
         Ok(done.set_e_tag(answer.e_tag().map(str::to_owned)).build())
     }
 

@@ -178,7 +178,7 @@ pub(super) fn deleted(region: &Region, id: &str) -> Error {
 pub(super) async fn copy(from: &str, id: &str, to: &Region, wanted: &Wanted, status: &Status) -> Result<String, Error> {
     let what = format!("copy {id} from {from} to {}", to.name);
     let started = Instant::now();
-    let mut waits = Policy::CALL.start();
+    let mut waits = Policy::CALL.start("CopySnapshot");
     let pauses = Pauses::new();
     loop {
         let tags = wanted.tags_of_snapshot(Made::Copy);

@@ -20,6 +20,7 @@ use super::blob::{Blob, WRITE, class, metadata};
 use super::error::Error;
 use super::pages::Write;
 use crate::error::Failure;
+use crate::metrics;
 use crate::provider::Mark;
 use crate::retry::Policy;
 
@@ -114,7 +115,7 @@ impl Claim {
             }
         };
         Policy::CALL.run("azure write pages", class, put).await?;
-        metrics::counter!("uploader_uploaded_bytes_total", "provider" => "azure").increment(bytes.len() as u64);
+        metrics::uploaded(bytes.len() as u64);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use super::error::Error;
 use super::gallery::Gallery;
 use super::version::{Slot, Version};
 use crate::error::Failure;
+use crate::metrics;
 use crate::provider::{Fate, Retired, Verdict};
 
 /// How many versions are kept.
@@ -119,7 +120,7 @@ async fn remove(gallery: &Gallery, judged: &Judged) -> Fate {
     match slot.delete().await {
         Ok(()) => {
             tracing::info!("retired {}: {}", slot.name(), judged.reason);
-            metrics::counter!("uploader_retired_total", "provider" => "azure").increment(1);
+            metrics::retired();
             Fate::Goes
         }
         Err(error) => Fate::Failed(error.into()),

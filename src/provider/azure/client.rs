@@ -116,7 +116,7 @@ impl ResourceManager {
         body: &Value,
         will_do: impl Fn(&Value) -> bool,
     ) -> Result<Option<Operation>, Error> {
-        let mut waits = Policy::CALL.start();
+        let mut waits = Policy::CALL.start("azure put");
         loop {
             let error = match self.put(what, path, body).await {
                 Ok(operation) => return Ok(Some(operation)),
@@ -126,7 +126,6 @@ impl ResourceManager {
                 return Err(error);
             };
             tracing::debug!(%error, wait_ms = wait.as_millis(), "looking whether it happened all the same");
-            metrics::counter!("uploader_retries_total", "call" => "azure put").increment(1);
             tokio::time::sleep(wait).await;
             if let Some(found) = self.get(what, path, &[]).await?
                 && will_do(&found)

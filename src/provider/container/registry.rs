@@ -46,7 +46,7 @@ impl Registry {
             builder = http::trust(builder, ca)?;
         }
         if let Some((certificate, key)) = &credentials.client_certificate {
-            builder = builder.identity(http::identity(certificate, key)?);
+            builder = builder.identity(http::identity(&section.url, certificate, key)?);
         }
         if !section.tls_verify {
             builder = builder.tls_danger_accept_invalid_certs(true);

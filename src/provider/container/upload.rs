@@ -16,6 +16,7 @@ use reqwest::{RequestBuilder, Response};
 
 use super::error::Error;
 use crate::http;
+use crate::metrics;
 
 /// A connection that takes nothing for this long is dead.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -126,8 +127,7 @@ impl<S: Stream<Item = io::Result<Bytes>>> Stream for Watched<S> {
         match &piece {
             Some(Ok(bytes)) => {
                 self.watch.turn(Turn::Registry);
-                metrics::counter!("uploader_uploaded_bytes_total", "provider" => "container")
-                    .increment(bytes.len() as u64);
+                metrics::uploaded(bytes.len() as u64);
             }
             Some(Err(_)) => self.watch.lock().withdrawn = true,
             None => self.watch.turn(Turn::Answer),

@@ -16,6 +16,7 @@ use super::inventory::{Held, State};
 use super::labels;
 use super::promotion::{Rules, Turn, apply, heads, turns};
 use crate::error::Failure;
+use crate::metrics;
 use crate::provider::{Fate, Retired, Verdict};
 
 /// One run removes no more. Fedora makes about ten a day.
@@ -49,7 +50,10 @@ pub(super) async fn run(cloud: &Cloud, rules: &Rules, dry_run: bool) -> Result<R
         let mut fate = fate;
         if !dry_run && matches!(fate, Fate::Goes) {
             match cloud.delete(&image.name, image.id).await {
-                Ok(()) => tracing::info!(image = image.name, "removed {}: {reason}", image.name),
+                Ok(()) => {
+                    tracing::info!(image = image.name, "removed {}: {reason}", image.name);
+                    metrics::retired();
+                }
                 Err(error) => fate = Fate::Failed(error.into()),
             }
         }

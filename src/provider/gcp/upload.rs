@@ -19,6 +19,7 @@ use super::error::Error;
 use super::storage::{Object, is_incomplete};
 use crate::compose::Image;
 use crate::error::Failure;
+use crate::metrics;
 use crate::retry::Policy;
 use crate::source::{Chunks, Content, Form, Source};
 
@@ -194,7 +195,7 @@ impl Upload<'_> {
 
     /// Sends a piece until the service has it, and goes on where it stopped. The object when that was the last one.
     async fn send(&mut self, mut piece: Bytes, total: Option<u64>) -> Result<Option<Object>, Error> {
-        let mut waits = Policy::CALL.start();
+        let mut waits = Policy::CALL.start("gcp upload");
         let mut lost = false;
         loop {
             let taken = if lost {
@@ -204,7 +205,7 @@ impl Upload<'_> {
             };
             let error = match taken {
                 Ok(Taken::Whole(object)) => {
-                    count(piece.len());
+                    metrics::uploaded(piece.len() as u64);
                     return Ok(Some(object));
                 }
                 Ok(Taken::Upto(end)) => {
@@ -213,7 +214,7 @@ impl Upload<'_> {
                         let answer = format!("{end} bytes taken, after {}", self.sent);
                         return Err(Error::odd(&self.what(), &answer));
                     };
-                    count(fresh);
+                    metrics::uploaded(fresh as u64);
                     piece.advance(fresh);
                     self.sent = end;
                     if piece.is_empty() && total.is_none() {
@@ -318,8 +319,4 @@ impl Upload<'_> {
             tracing::debug!(object = self.name, "failed to cancel: {}", Failure::from(error));
         }
     }
-}
-
-fn count(bytes: usize) {
-    metrics::counter!("uploader_uploaded_bytes_total", "provider" => "gcp").increment(bytes as u64);
 }

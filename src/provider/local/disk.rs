@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{Error, at, beside};
 use crate::error::Failure;
+use crate::metrics;
 use crate::provider::{Mark, Origin, Task};
 use crate::select::Deliverable;
 use crate::source::{Chunk, Content};
@@ -144,7 +145,7 @@ fn write_data(file: &File, mut chunks: mpsc::Receiver<Chunk>, write_back: &SyncS
     while let Some(Chunk { offset, content }) = chunks.blocking_recv() {
         size = size.max(offset + content.len() as u64);
         if let Content::Data(bytes) = content {
-            metrics::counter!("uploader_uploaded_bytes_total", "provider" => "local").increment(bytes.len() as u64);
+            metrics::uploaded(bytes.len() as u64);
             file.write_all_at(&bytes, offset)?;
             waiting += bytes.len() as u64;
         }

@@ -19,6 +19,7 @@ use tracing::Instrument;
 use super::{Error, at, beside};
 use crate::compose::Image;
 use crate::error::Failure;
+use crate::metrics;
 use crate::oci::{self, Blob, Body, Descriptor, Digest, INDEX, Index, Pieces, Store, Stores};
 use crate::provider::{ANNOTATIONS, Mark, Origin, Task};
 use crate::select::Deliverable;
@@ -208,7 +209,7 @@ impl Folder {
             let mut file = tokio::fs::File::create(&path).await?;
             while let Some(bytes) = body.next().await {
                 let bytes = bytes?;
-                metrics::counter!("uploader_uploaded_bytes_total", "provider" => "local").increment(bytes.len() as u64);
+                metrics::uploaded(bytes.len() as u64);
                 file.write_all(&bytes).await?;
             }
             file.flush().await?;
