@@ -5,4 +5,5 @@
 mod broker;
 mod load;
 mod messages;
+mod metrics;
 mod world;

@@ -275,7 +275,10 @@ async fn the_broker_may_restart_and_nothing_is_lost() {
         .await
         .unwrap();
     let metrics = metrics.text().await.unwrap();
-    assert!(metrics.contains("uploader_notifications_total 2"), "{metrics}");
+    assert!(
+        metrics.contains("uploader_notifications_total{provider=\"local\"} 2"),
+        "{metrics}"
+    );
     world.until_settled(daemon).await;
 }
 
