@@ -5,6 +5,7 @@
 mod containerfile;
 mod image;
 mod manifests;
+mod monitoring;
 mod package;
 mod rpm;
 mod unit;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use cloud_image_uploader_test_support::process::{command, test_env};
 use cloud_image_uploader_test_support::program::Program;
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long a short command may take on a busy machine.
@@ -43,6 +45,21 @@ fn outcome(command: &mut Command) -> (bool, String) {
     let output = command.output().unwrap();
     let written = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(written).unwrap())
+}
+
+/// The documents of a YAML file.
+fn documents(yaml: &Path) -> Vec<Value> {
+    let home = folder();
+    let mut python = python_tool("python3", home.path());
+    python
+        .args([
+            "-c",
+            "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))",
+        ])
+        .arg(yaml);
+    let (good, written) = outcome(&mut python);
+    assert!(good, "{written}");
+    serde_json::from_str(&written).unwrap()
 }
 
 fn program() -> Program {

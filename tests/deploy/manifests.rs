@@ -9,7 +9,7 @@ use std::time::Duration;
 use cloud_image_uploader::config::{Config, Provider};
 use serde_json::Value;
 
-use crate::{LIMIT, file, folder, outcome, pem, program, python_tool};
+use crate::{LIMIT, documents, file, folder, outcome, pem, program, python_tool};
 
 const OVERLAYS: [&str; 2] = ["production", "staging"];
 const PROVIDERS: [&str; 4] = ["aws", "azure", "container", "gcp"];
@@ -91,16 +91,7 @@ fn objects(overlay: &str) -> Vec<Value> {
     let folder = folder();
     let yaml = folder.path().join("rendered.yaml");
     fs::write(&yaml, render(overlay)).unwrap();
-    let mut python = python_tool("python3", folder.path());
-    python
-        .args([
-            "-c",
-            "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))",
-        ])
-        .arg(yaml);
-    let (good, written) = outcome(&mut python);
-    assert!(good, "{written}");
-    serde_json::from_str(&written).unwrap()
+    documents(&yaml)
 }
 
 fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
