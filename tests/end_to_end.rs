@@ -150,6 +150,11 @@ insecure = true
             .unwrap()
     }
 
+    async fn metrics(&self) -> String {
+        let answer = reqwest::get(format!("http://127.0.0.1:{}/metrics", self.monitoring)).await;
+        answer.unwrap().text().await.unwrap()
+    }
+
     async fn until_acknowledged(&self, count: u64) {
         let deadline = tokio::time::Instant::now() + LONG;
         loop {
@@ -207,6 +212,20 @@ async fn a_compose_is_pushed_tagged_announced_and_acknowledged() {
     world.announce().await;
     let first = notices(&mut spy, 3).await;
     world.until_acknowledged(1).await;
+    let metrics = world.metrics().await;
+    for registry in world.registries() {
+        for repository in ["fedora", "fedora-silverblue", "fedora-toolbox"] {
+            let labels = format!("provider=\"container\",image=\"{repository}\",location=\"{registry}\"");
+            let counted = format!("uploader_publish_duration_seconds_count{{{labels}}} 1\n");
+            assert!(metrics.contains(&counted), "{counted}{metrics}");
+        }
+    }
+    // Both certificates that it shows: the broker's and the registry's.
+    for credential in ["amqp", &world.registries()[0]] {
+        let labels = format!("provider=\"container\",credential=\"{credential}\"");
+        let expiry = format!("uploader_credential_expiry_timestamp_seconds{{{labels}}}");
+        assert!(metrics.contains(&expiry), "{expiry}\n{metrics}");
+    }
 
     for (notice, repository) in first.iter().zip(["fedora", "fedora-silverblue", "fedora-toolbox"]) {
         let topic = format!("org.fedoraproject.prod.fedora_image_uploader.published.v1.container.rc.{repository}");

@@ -44,7 +44,14 @@ impl Metric {
         debug_assert_eq!(self.labels.len(), values.len(), "{}", self.name);
         let labels = self.labels.iter().zip(values);
         labels
-            .map(|(label, value)| ::metrics::Label::new(label.name, (*value).to_owned()))
+            .map(|(label, value)| {
+                debug_assert!(
+                    label.values.is_empty() || label.values.contains(value),
+                    "{}: {value}",
+                    self.name
+                );
+                ::metrics::Label::new(label.name, (*value).to_owned())
+            })
             .collect()
     }
 
