@@ -3,6 +3,7 @@
 #![cfg(feature = "aws")]
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod advice;
 mod announce;
 mod check;
 mod crash;

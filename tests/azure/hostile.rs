@@ -166,7 +166,7 @@ async fn check_tells_what_is_wrong() {
     };
     world
         .azure
-        .permit(&["Microsoft.Compute/galleries/*", "Microsoft.Storage/*/read"]);
+        .permit(&["Microsoft.Compute/galleries/*", "Microsoft.Storage/storageAccounts/*"]);
     let exit = check(&world, &[]).await;
     for line in [
         "accepted",

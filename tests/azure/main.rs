@@ -4,6 +4,7 @@
 #![cfg(feature = "azure")]
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod advice;
 mod clean_up;
 mod faults;
 mod hostile;

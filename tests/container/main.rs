@@ -3,6 +3,7 @@
 #![cfg(feature = "container")]
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod advice;
 mod faults;
 mod hostile;
 mod publish;

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod adopt;
+mod advice;
 mod faults;
 mod hostile;
 mod kills;
