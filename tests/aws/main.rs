@@ -8,6 +8,7 @@ mod announce;
 mod check;
 mod crash;
 mod faults;
+mod permissions;
 mod publish;
 mod refuse;
 mod world;

@@ -9,5 +9,6 @@ mod clean_up;
 mod faults;
 mod hostile;
 mod kills;
+mod permissions;
 mod publish;
 mod world;

@@ -6,6 +6,7 @@
 mod advice;
 mod faults;
 mod hostile;
+mod permissions;
 mod publish;
 mod tags;
 mod world;

@@ -8,6 +8,7 @@ mod advice;
 mod faults;
 mod hostile;
 mod kills;
+mod permissions;
 mod policies;
 mod publish;
 mod world;

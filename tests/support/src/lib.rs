@@ -17,6 +17,7 @@ pub mod gcp;
 pub mod http_server;
 pub mod mail;
 pub mod moto;
+pub mod permissions;
 pub mod process;
 pub mod program;
 pub mod proxy;
