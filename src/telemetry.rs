@@ -38,7 +38,9 @@ pub enum LogFormat {
 pub fn start(config: &Logging, format: LogFormat, bars: Option<MultiProgress>) -> Result<Sending, mail::Error> {
     let filter = Targets::new()
         .with_default(level(config.root))
-        .with_target(env!("CARGO_CRATE_NAME"), level(config.level(LOGGER)));
+        .with_target(env!("CARGO_CRATE_NAME"), level(config.level(LOGGER)))
+        // It logs as an error what it returns as one, which is told where it is handled.
+        .with_target("lapin", LevelFilter::OFF);
     let (mails, sending) = Mails::new(&config.mail)?;
     let registry = tracing_subscriber::registry().with(filter).with(mails);
     let colours = bars.is_some();

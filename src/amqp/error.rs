@@ -78,7 +78,10 @@ pub enum Error {
         source: lapin::Error,
     },
     /// A binding is not allowed, or its exchange is missing.
-    #[error("bind the queue {queue:?} to {exchange:?} with {key:?}")]
+    #[error(
+        "bind the queue {queue:?} to {exchange:?} with {key:?}: the exchange has to exist, and the broker's user needs write \
+         permission for the queue and read permission for the exchange"
+    )]
     Bind {
         /// The queue.
         queue: String,

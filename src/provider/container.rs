@@ -74,7 +74,7 @@ impl Provider for ContainerProvider {
             if let Some(name) = self.repositories.first()
                 && let Err(error) = registry.repository(name).check().await
             {
-                result = Err(Failure::from(error).to_string());
+                result = Err(format!("failed to {}", Failure::from(error)));
             }
             Finding {
                 subject: format!("registry {}", registry.url),

@@ -3,10 +3,12 @@
 #![cfg(feature = "aws")]
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod advice;
 mod announce;
 mod check;
 mod crash;
 mod faults;
+mod permissions;
 mod publish;
 mod refuse;
 mod world;

@@ -4,9 +4,11 @@
 #![cfg(feature = "azure")]
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod advice;
 mod clean_up;
 mod faults;
 mod hostile;
 mod kills;
+mod permissions;
 mod publish;
 mod world;

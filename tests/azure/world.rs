@@ -157,7 +157,11 @@ blob_endpoint = "{blobs}"
 
     /// The program with everything it needs but a command.
     pub fn program(&self) -> Program {
-        let program = Program::new(PROGRAM).unwrap().config(&self.config()).unwrap();
+        self.program_with(&self.config())
+    }
+
+    pub fn program_with(&self, config: &str) -> Program {
+        let program = Program::new(PROGRAM).unwrap().config(config).unwrap();
         let program = program.env("SSL_CERT_FILE", self.azurite.ca());
         let variables = self.azure.environment();
         variables

@@ -3,8 +3,10 @@
 #![cfg(feature = "container")]
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod advice;
 mod faults;
 mod hostile;
+mod permissions;
 mod publish;
 mod tags;
 mod world;

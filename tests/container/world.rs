@@ -1,6 +1,7 @@
 //! A provider, composes on disk, and what the tests ask of them.
 
 use std::path::Path;
+use std::time::Duration;
 
 use cloud_image_uploader::compose::release::{Release, Stage};
 use cloud_image_uploader::compose::{Compose, ComposeId};
@@ -14,10 +15,13 @@ use cloud_image_uploader::select::{Deliverable, select};
 use cloud_image_uploader::source::Sources;
 use cloud_image_uploader::telemetry::progress::Board;
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, DockerArchive, OciArchive, Row, layer, xz};
+use cloud_image_uploader_test_support::program::Program;
 use cloud_image_uploader_test_support::registry::Registry;
 
 /// The same with the path that the url has.
 pub const FULL: &str = "team/fedora";
+/// For a program that works; a test that fails takes no longer.
+pub const LIMIT: Duration = Duration::from_secs(120);
 /// The first compose of most tests.
 pub const FIRST: &str = "Fedora-43-20251023.0";
 
@@ -31,16 +35,18 @@ pub struct Entry {
 impl Entry {
     /// As the registry wants it.
     pub fn of(registry: &Registry) -> Self {
+        Self::under(registry, &format!("R{}_", registry.host.rsplit(':').next().unwrap()))
+    }
+
+    /// The same with this `credential_prefix`.
+    pub fn under(registry: &Registry, prefix: &str) -> Self {
         let mut entry = Self::at(&registry.host);
         let access = &registry.access;
         if access.tls {
             entry.toml = entry.toml.replace("insecure = true\n", "");
         }
-        let prefix = format!("R{}_", registry.host.rsplit(':').next().unwrap());
         if let Some((user, password)) = &access.credentials {
-            entry.toml += &format!("credential_prefix = \"{prefix}\"\n");
-            entry.variables.push((format!("{prefix}USER"), user.clone()));
-            entry.variables.push((format!("{prefix}PASSWORD"), password.clone()));
+            entry = entry.with_account(prefix, user, password);
         }
         if let Some(folder) = &access.cert_dir {
             entry
@@ -58,6 +64,19 @@ impl Entry {
             url,
             variables: Vec::new(),
         }
+    }
+
+    pub fn with_account(mut self, prefix: &str, user: &str, password: &str) -> Self {
+        self.toml += &format!("credential_prefix = \"{prefix}\"\n");
+        for (name, value) in [("USER", user), ("PASSWORD", password)] {
+            self.variables.push((format!("{prefix}{name}"), value.to_owned()));
+        }
+        self
+    }
+
+    pub fn without(mut self, variable: &str) -> Self {
+        self.variables.retain(|(name, _)| name != variable);
+        self
     }
 
     pub fn with_password(mut self, password: &str) -> Self {
@@ -85,6 +104,21 @@ pub fn provider(entries: &[&Entry]) -> (config::Provider, ContainerProvider) {
     let environment: Environment = variables.into_iter().collect();
     let provider = ContainerProvider::new(section, &environment).unwrap();
     (config.provider, provider)
+}
+
+/// The program with this registry.
+pub fn program(entry: &Entry) -> Program {
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/release-data");
+    let config = format!(
+        "[consumer_config]\nrelease_metadata_url = \"{data}/release.json\"\nbodhi_url = \"{data}\"\n\
+         [consumer_config.container]\npublish_amqp_messages = false\n\
+         [consumer_config.container.repos]\nContainer_Base = \"fedora\"\n{}",
+        entry.toml
+    );
+    let program = Program::new(env!("CARGO_BIN_EXE_cloud-image-uploader")).unwrap();
+    let program = program.config(&config).unwrap();
+    let variables = entry.variables.iter();
+    variables.fold(program, |program, (name, value)| program.env(name, value))
 }
 
 /// What a release needs not be asked for.

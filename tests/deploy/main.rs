@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod containerfile;
+mod documentation;
 mod image;
 mod manifests;
 mod monitoring;

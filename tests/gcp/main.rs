@@ -4,9 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod adopt;
+mod advice;
 mod faults;
 mod hostile;
 mod kills;
+mod permissions;
 mod policies;
 mod publish;
 mod world;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::world::*;
 
 /// Lets days go by for everything in the cloud.
-fn age(world: &World, days: i64) {
+pub fn age(world: &World, days: i64) {
     let shift = SignedDuration::from_hours(24 * days);
     let earlier = |value: &mut Value| {
         if let Some(at) = value.as_str().and_then(|text| text.parse::<Timestamp>().ok()) {
@@ -29,7 +29,7 @@ fn age(world: &World, days: i64) {
     });
 }
 
-async fn make(world: &World, day: u8) -> String {
+pub async fn make(world: &World, day: u8) -> String {
     let id = format!("Fedora-Cloud-43-202510{day:02}.0");
     let deliverable = world.deliverable(&id, row(tarball(day, 1000))).await;
     publish(&world.provider(), &deliverable).await.unwrap();

@@ -211,11 +211,11 @@ async fn check_tells_what_is_there_and_what_is_not() {
     let bad = findings(&world).await;
     assert_eq!(
         bad[1],
-        "bucket test-bucket: WRONG the account lacks storage.objects.delete"
+        "bucket test-bucket: WRONG the account lacks storage.objects.delete; add that to its role (docs/gcp.md)"
     );
     assert_eq!(
         bad[2],
-        "project test-project: WRONG the account lacks compute.images.deprecate"
+        "project test-project: WRONG the account lacks compute.images.deprecate; add that to its role (docs/gcp.md)"
     );
 
     world.credentials = world.cloud.stranger().unwrap();

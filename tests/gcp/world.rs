@@ -32,6 +32,7 @@ pub struct World {
     pub cloud: Cloud,
     pub credentials: PathBuf,
     pub folder: tempfile::TempDir,
+    pub give_up_after: &'static str,
 }
 
 impl World {
@@ -44,6 +45,7 @@ impl World {
         Self {
             credentials: cloud.service_account().unwrap(),
             folder: tempfile::tempdir().unwrap(),
+            give_up_after: "5h",
             cloud,
         }
     }
@@ -52,8 +54,10 @@ impl World {
     pub fn config(&self, more: &str) -> String {
         let data = fixtures().join("release-data").display().to_string();
         let (compute, storage) = (self.cloud.compute_url(), self.cloud.storage_url());
+        let give_up_after = self.give_up_after;
         format!(
-            "[consumer_config]\nrelease_metadata_url = \"{data}/release.json\"\nbodhi_url = \"{data}\"\n\n\
+            "[consumer_config]\nrelease_metadata_url = \"{data}/release.json\"\nbodhi_url = \"{data}\"\n\
+             give_up_after = \"{give_up_after}\"\n\n\
              [consumer_config.gcp]\nproject = \"{PROJECT}\"\nbucket_name = \"{BUCKET}\"\nstorage_locations = [\"us\"]\n\
              publish_amqp_messages = false\ncompute_endpoint = \"{compute}\"\nstorage_endpoint = \"{storage}\"\n{more}"
         )

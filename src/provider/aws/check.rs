@@ -76,7 +76,7 @@ async fn bucket(section: &Aws, clients: &Clients, name: &str) -> Line {
     Ok(match found == *base {
         true => Ok(format!("it is there, in {base}")),
         false => Err(format!(
-            "it is in {found}, and imports to {base} need one there; name another bucket"
+            "it is in {found}, and imports to {base} need one there; name another one in s3_bucket_name"
         )),
     })
 }
@@ -88,9 +88,9 @@ async fn role(section: &Aws, clients: &Clients, name: &str) -> Line {
     match call("GetRole", &what, || iam.get_role().role_name(name).send()).await {
         Ok(_) => Ok(Ok("it is there".to_owned())),
         Err(error) if error.is_denied() => Ok(Ok("these credentials may not look at it".to_owned())),
-        Err(error) if error.code() == Some("NoSuchEntity") => Ok(Err("there is none; make it as \
-             https://docs.aws.amazon.com/vm-import/latest/userguide/required-permissions.html says"
-            .to_owned())),
+        Err(error) if error.code() == Some("NoSuchEntity") => Ok(Err(
+            "there is none; make it as docs/aws.md says, or correct import_role_name".to_owned(),
+        )),
         Err(error) => Err(error),
     }
 }

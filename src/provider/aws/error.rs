@@ -13,13 +13,15 @@ const QUOTED: usize = 300;
 
 /// Asked too often, or broken on their side. EC2's
 /// [list](https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html), and what S3 and EBS direct say.
-const PASSING: [&str; 21] = [
+const PASSING: [&str; 23] = [
     "BandwidthLimitExceeded",
     "ConcurrentLimitExceededException",
+    "ConcurrentSnapshotLimitExceeded",
     "EC2ThrottledException",
     "InternalError",
     "InternalFailure",
     "InternalServerException",
+    "PendingSnapshotLimitExceeded",
     "PriorRequestNotComplete",
     "RequestLimitExceeded",
     "RequestThrottled",
@@ -46,11 +48,14 @@ const GONE: [&str; 4] = [
 ];
 
 /// Nothing works until somebody mends it.
-const REFUSED: [&str; 19] = [
+const REFUSED: [&str; 22] = [
+    // Of an answer to HEAD, which has no other code.
+    "301",
     "AccessDenied",
     "AccessDeniedException",
     "AllAccessDisabled",
     "AuthFailure",
+    "AuthorizationHeaderMalformed",
     "Blocked",
     "ExpiredToken",
     "ExpiredTokenException",
@@ -62,6 +67,7 @@ const REFUSED: [&str; 19] = [
     "NoSuchBucket",
     "OptInRequired",
     "PendingVerification",
+    "PermanentRedirect",
     "RequestExpired",
     "SignatureDoesNotMatch",
     "UnauthorizedOperation",
@@ -261,9 +267,10 @@ impl Error {
                     .get("retry-after")
                     .and_then(|value| value.trim().parse().ok());
                 let code = refusal.err().code().map_or_else(|| status.to_string(), str::to_owned);
+                let message = quote(refusal.err().message());
                 Self::Refused {
-                    message: quote(refusal.err().message()),
-                    advice: advice(&code),
+                    advice: advice(&code, &message),
+                    message,
                     what,
                     code,
                     status,
@@ -321,6 +328,7 @@ impl Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
+            Self::Refused { code, message, .. } if is_about_the_role(code, message) => Class::Everything,
             Self::Refused {
                 code, status, after, ..
             } => class_of(code, *status, *after),
@@ -369,19 +377,36 @@ fn is_theirs(reason: &str) -> bool {
         .any(|word| reason.contains(word))
 }
 
+/// Whether an import is refused for the role that AWS is to read the bucket with. There is no code for it.
+fn is_about_the_role(code: &str, message: &str) -> bool {
+    code == "InvalidParameter" && message.contains("service role")
+}
+
 /// What an operator can do about a refusal.
-fn advice(code: &str) -> &'static str {
+fn advice(code: &str, message: &str) -> &'static str {
     match code {
         "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => {
-            "; allow it in a policy of the account that the credentials belong to"
+            "; allow it in a policy of the account that the credentials belong to (docs/aws.md)"
         }
         "AuthFailure" | "OptInRequired" | "InvalidClientTokenId" | "UnrecognizedClientException" => {
             "; check the credentials, and that the region is enabled for the account"
         }
         "ExpiredToken" | "ExpiredTokenException" => "; renew the credentials",
-        "RequestExpired" => "; check this machine's clock",
-        "403" => "; allow it in a policy, and s3:ListBucket too: without that, what is missing looks forbidden",
+        // EC2's word for both.
+        "RequestExpired" => "; renew the credentials, or set this machine's clock right",
+        "403" => {
+            "; allow it in a policy (docs/aws.md), and s3:ListBucket too: without that, what is missing looks forbidden"
+        }
         "NoSuchBucket" => "; make the bucket, or correct s3_bucket_name",
+        "301" | "PermanentRedirect" | "AuthorizationHeaderMalformed" => {
+            "; the bucket is in another region: imports need one in base_region"
+        }
+        _ if is_about_the_role(code, message) => {
+            "; make it as docs/aws.md says, let it read the bucket, or correct import_role_name"
+        }
+        _ if code.ends_with("LimitExceeded") && !PASSING.contains(&code) => {
+            "; remove there what is not needed any more, or ask AWS for a higher quota"
+        }
         _ => "",
     }
 }
@@ -397,10 +422,11 @@ fn lacks_credentials(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// `: text`, or nothing.
+/// `: text`, or nothing. More may follow: the sentence has no end.
 pub(super) fn quote(text: Option<&str>) -> String {
     let text: String = text
         .unwrap_or_default()
+        .trim_end_matches(['.', ' '])
         .chars()
         .filter(|char| !char.is_control())
         .take(QUOTED)
@@ -425,6 +451,9 @@ mod tests {
             ("UnauthorizedOperation", 403, Class::Everything),
             ("NoSuchBucket", 404, Class::Everything),
             ("403", 403, Class::Everything),
+            ("PendingSnapshotLimitExceeded", 400, Class::TRANSIENT),
+            ("PermanentRedirect", 301, Class::Everything),
+            ("301", 301, Class::Everything),
             ("ResourceLimitExceeded", 400, Class::Deliverable),
             ("InvalidParameterValue", 400, Class::Deliverable),
             ("OperationNotPermitted", 400, Class::Deliverable),

@@ -11,9 +11,8 @@ use crate::provider::Finding;
 
 /// The version of the API that tells what a role permits.
 const PERMISSIONS_VERSION: &str = "2022-04-01";
-/// What publishing and cleaning up need; the last two to
-/// [import a disk](https://learn.microsoft.com/azure/virtual-machines/shared-image-galleries)
-/// from the storage account.
+/// What publishing and cleaning up need. Making a version of a VHD
+/// [takes the last two](https://learn.microsoft.com/azure/virtual-machines/azure-compute-gallery#what-rbac-permissions-are-required-to-create-an-acg-image).
 const ACTIONS: [&str; 8] = [
     "Microsoft.Compute/galleries/read",
     "Microsoft.Compute/galleries/images/read",
@@ -21,9 +20,11 @@ const ACTIONS: [&str; 8] = [
     "Microsoft.Compute/galleries/images/versions/read",
     "Microsoft.Compute/galleries/images/versions/write",
     "Microsoft.Compute/galleries/images/versions/delete",
-    "Microsoft.Storage/storageAccounts/write",
     "Microsoft.Storage/storageAccounts/listKeys/action",
+    "Microsoft.Storage/storageAccounts/write",
 ];
+/// What making the gallery needs.
+const MAKING: &str = "Microsoft.Compute/galleries/write";
 
 pub(super) async fn findings(
     section: &Azure,
@@ -47,7 +48,7 @@ pub(super) async fn findings(
     ));
     let name = &section.gallery_name;
     let found = gallery.look().await;
-    let exists = matches!(found, Ok(Some(_)));
+    let (exists, absent) = (matches!(found, Ok(Some(_))), matches!(found, Ok(None)));
     findings.push(finding(
         format!("gallery {name}"),
         found.map(|found| match found {
@@ -58,7 +59,8 @@ pub(super) async fn findings(
     if exists {
         findings.push(definitions(gallery).await);
     }
-    findings.push(role(gallery.arm(), group, &section.resource_group_name).await);
+    let needed: Vec<&str> = ACTIONS.into_iter().chain(absent.then_some(MAKING)).collect();
+    findings.push(role(gallery.arm(), group, &section.resource_group_name, &needed).await);
     findings
 }
 
@@ -97,7 +99,7 @@ async fn definitions(gallery: &Gallery) -> Finding {
 }
 
 /// What the role on the resource group permits, as far as it permits to ask.
-async fn role(arm: &ResourceManager, group: &str, name: &str) -> Finding {
+async fn role(arm: &ResourceManager, group: &str, name: &str, needed: &[&str]) -> Finding {
     let subject = format!("role on resource group {name}");
     let path = format!("{group}/providers/Microsoft.Authorization/permissions");
     let what = format!("list what is permitted on resource group {name}");
@@ -120,13 +122,16 @@ async fn role(arm: &ResourceManager, group: &str, name: &str) -> Finding {
             actions.iter().any(|pattern| covers(pattern, action)) && !not.iter().any(|pattern| covers(pattern, action))
         })
     };
-    let missing: Vec<&str> = ACTIONS.into_iter().filter(|action| !permitted(action)).collect();
+    let missing: Vec<&str> = needed.iter().copied().filter(|action| !permitted(action)).collect();
     Finding {
         subject,
         result: if missing.is_empty() {
             Ok("permits everything that is needed".to_owned())
         } else {
-            Err(format!("does not permit {}; add that to the role", missing.join(", ")))
+            Err(format!(
+                "does not permit {}; add that to the role (docs/azure.md)",
+                missing.join(", ")
+            ))
         },
     }
 }

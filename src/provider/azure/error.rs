@@ -131,7 +131,8 @@ pub(super) enum Error {
     Ruined(String),
     /// Attributes that nobody can change any more.
     #[error(
-        "use image definition {definition}: {differences}; these attributes are fixed, so it must be deleted first"
+        "use image definition {definition}: {differences}; these attributes are fixed, so delete it with its versions, and \
+         it is made anew"
     )]
     Definition {
         /// The definition.
@@ -167,8 +168,14 @@ impl Error {
     /// [what it says](https://github.com/microsoft/api-guidelines/blob/vNext/azure/Guidelines.md#handling-errors).
     pub(super) fn refused(what: &str, status: u16, body: &Value, after: Option<Duration>) -> Self {
         let (code, said) = code_and_words(&body["error"]);
-        let advice = match status {
-            401 | 403 => "; the application needs a role on the resource group that permits this",
+        let advice = match (status, code.as_str()) {
+            (_, "ResourceGroupNotFound" | "SubscriptionNotFound" | "InvalidSubscriptionId") => {
+                "; check resource_group_name and AZURE_SUBSCRIPTION_ID"
+            }
+            (_, "MissingSubscriptionRegistration") => {
+                "; run `az provider register --namespace Microsoft.Compute` in the subscription"
+            }
+            (401 | 403, _) => "; the application needs a role on the resource group that permits this (docs/azure.md)",
             _ => "",
         };
         Self::Status {
@@ -201,14 +208,23 @@ impl Error {
                 let status = u16::from(*status);
                 let headers = raw_response.as_ref().map(|response| response.headers());
                 let after = headers.and_then(|headers| headers.get_optional_string(&"retry-after".into()));
-                let advice = match status {
-                    401 | 403 => "; the application needs the role Storage Blob Data Contributor on the container",
+                let code = error_code.clone().unwrap_or_default();
+                let advice = match (status, code.as_str()) {
+                    (_, "ContainerNotFound") => "; make the container, or correct storage_container_name",
+                    // Not the role: https://learn.microsoft.com/troubleshoot/azure/azure-storage/blobs/alerts/storage-troubleshoot-403-errors
+                    (403, "AuthorizationFailure") => {
+                        "; the storage account's network rules or settings keep this machine out"
+                    }
+                    (401 | 403, _) => {
+                        "; the application needs a role on the container that permits reading, writing, and deleting \
+                         blobs (docs/azure.md)"
+                    }
                     _ => "",
                 };
                 Some(Self::Status {
                     what: what.to_owned(),
                     status,
-                    code: error_code.clone().unwrap_or_default(),
+                    code,
                     said: advice.to_owned(),
                     after: after
                         .and_then(|seconds| seconds.trim().parse().ok())
@@ -310,10 +326,14 @@ fn code_and_words(error: &Value) -> (String, String) {
     (quote(&code), said)
 }
 
-/// What Azure says, in bounds and in one line.
+/// What Azure says, in bounds and in one line. More may follow: the sentence has no end.
 pub(super) fn quote(words: &str) -> String {
     let line = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().filter(|char| !char.is_control()).take(QUOTED).collect()
+    line.trim_end_matches('.')
+        .chars()
+        .filter(|char| !char.is_control())
+        .take(QUOTED)
+        .collect()
 }
 
 #[cfg(test)]

@@ -201,8 +201,11 @@ fn refused(client: &str, status: u16, refusal: &Refusal) -> Error {
     let said = match (&*refusal.error_description, &*refusal.error) {
         ("", "") => format!("the authority answered {status}"),
         ("", error) => quote(error),
-        // The lines after the first are numbers for Microsoft's support.
-        (description, _) => quote(description.lines().next().unwrap_or_default()),
+        // What follows is numbers for Microsoft's support.
+        (description, _) => {
+            let first = description.lines().next().unwrap_or_default();
+            quote(first.split(" Trace ID:").next().unwrap_or_default())
+        }
     };
     Error::Identity {
         client: client.to_owned(),
@@ -243,7 +246,7 @@ mod tests {
         let error = refused("app", 401, &refusal);
         assert_eq!(
             error.to_string(),
-            "get a token for client app: AADSTS7000222: The keys are expired.; the client secret has expired: issue a new \
+            "get a token for client app: AADSTS7000222: The keys are expired; the client secret has expired: issue a new \
              one and set AZURE_SECRET"
         );
         assert_eq!(error.class(), Class::Everything);

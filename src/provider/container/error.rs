@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::Response;
 use serde::Deserialize;
 
+use crate::config::container as config;
 use crate::error::{Class, Classified};
 use crate::http;
 
@@ -93,15 +94,19 @@ impl Error {
     }
 
     /// Adds what an operator can do about a refusal.
-    pub(super) fn advise(mut self, advice: &str) -> Self {
-        if let Self::Status {
-            status: 401 | 403,
-            said,
-            ..
-        } = &mut self
-        {
-            said.push_str("; ");
-            said.push_str(advice);
+    pub(super) fn advise(mut self, registry: &config::Registry) -> Self {
+        if let Self::Status { status, said, .. } = &mut self {
+            let advice = match (*status, &registry.credential_prefix) {
+                (401, Some(prefix)) => {
+                    format!("; check {prefix}USER and {prefix}PASSWORD or {prefix}CERT_DIR, and what they permit")
+                }
+                (403, Some(prefix)) => {
+                    format!("; let the account of {prefix}USER or {prefix}CERT_DIR read and write this repository")
+                }
+                (401 | 403, None) => "; it may need a credential_prefix in the configuration".to_owned(),
+                _ => return self,
+            };
+            said.push_str(&advice);
         }
         self
     }
@@ -157,7 +162,10 @@ fn quote(body: &[u8]) -> String {
     let rows: Vec<String> = errors
         .errors
         .into_iter()
-        .map(|row| format!("{}: {}", row.code, row.message))
+        .map(|row| match row.message.as_str() {
+            "" => row.code,
+            message => format!("{}: {message}", row.code),
+        })
         .collect();
     let text: String = rows
         .join("; ")

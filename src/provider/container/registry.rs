@@ -33,7 +33,6 @@ pub(super) struct Registry {
     pub(super) section: config::Registry,
     pub(super) http: Client,
     pub(super) auth: Auth,
-    advice: String,
 }
 
 impl Registry {
@@ -51,25 +50,18 @@ impl Registry {
         if !section.tls_verify {
             builder = builder.tls_danger_accept_invalid_certs(true);
         }
-        let advice = match &section.credential_prefix {
-            Some(prefix) => {
-                format!("check {prefix}USER and {prefix}PASSWORD or {prefix}CERT_DIR, and what they permit")
-            }
-            None => "it may need a credential_prefix in the configuration".to_owned(),
-        };
         Ok(Self {
             url: section.url.clone(),
             section: section.clone(),
             http: builder.build().map_err(http::Error::Build)?,
             auth: Auth::new(credentials.user),
-            advice,
         })
     }
 
     /// Adds what the registry wants to see.
     pub(super) async fn show(&self, scope: &str, request: RequestBuilder) -> Result<RequestBuilder, Error> {
         let shown = self.auth.show(&self.http, scope, request).await;
-        shown.map_err(|error| error.advise(&self.advice))
+        shown.map_err(|error| error.advise(&self.section))
     }
 
     /// One of its repositories, by the configured name.
@@ -254,7 +246,7 @@ impl Repository {
         if response.status().is_success() {
             return Ok(response);
         }
-        Err(Error::of(what(), response).await.advise(&self.registry.advice))
+        Err(Error::of(what(), response).await.advise(&self.registry.section))
     }
 }
 

@@ -9,20 +9,20 @@ use super::promotion::heads;
 use crate::error::Failure;
 use crate::provider::Finding;
 
-/// What is done with the bucket.
-const BUCKET: [&str; 3] = [
+/// What is done with the bucket. Without a permission to list, an object that is missing looks forbidden.
+const BUCKET: [&str; 4] = [
     "storage.objects.create",
-    "storage.objects.get",
     "storage.objects.delete",
+    "storage.objects.get",
+    "storage.objects.list",
 ];
 /// What is done with images. That of making them belongs to the project and cannot be asked for here.
-const IMAGE: [&str; 6] = [
+const IMAGE: [&str; 5] = [
     "compute.images.get",
     "compute.images.update",
     "compute.images.deprecate",
     "compute.images.setLabels",
     "compute.images.delete",
-    "compute.images.useReadOnly",
 ];
 
 /// Looks at everything, changing nothing.
@@ -94,7 +94,10 @@ fn permitted(subject: String, missing: Result<Vec<&str>, Error>) -> Finding {
         Ok(missing) if missing.is_empty() => finding(subject, Ok("everything needed is permitted".to_owned())),
         Ok(missing) => Finding {
             subject,
-            result: Err(format!("the account lacks {}", missing.join(", "))),
+            result: Err(format!(
+                "the account lacks {}; add that to its role (docs/gcp.md)",
+                missing.join(", ")
+            )),
         },
         Err(error) => finding(subject, Err(error)),
     }

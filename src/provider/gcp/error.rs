@@ -48,7 +48,10 @@ pub(super) enum Error {
         why: String,
     },
     /// No token.
-    #[error("get a token for Google Cloud with the credentials in GOOGLE_APPLICATION_CREDENTIALS")]
+    #[error(
+        "get a token for Google Cloud: if it is refused, check the account in GOOGLE_APPLICATION_CREDENTIALS, its key, or \
+         its workload identity (docs/gcp.md)"
+    )]
     Token(#[source] CredentialsError),
     /// The client library does not start.
     #[error("set up the client for Compute Engine")]
@@ -222,7 +225,13 @@ impl Error {
             reason: reason.to_owned(),
             said: quote(message),
             advice: match status {
-                401 | 403 if !passing => "; check the roles of the account in GOOGLE_APPLICATION_CREDENTIALS",
+                401 => {
+                    "; the key in GOOGLE_APPLICATION_CREDENTIALS is not accepted: it was deleted or disabled, or this \
+                     machine's clock is wrong"
+                }
+                403 if !passing => {
+                    "; the account in GOOGLE_APPLICATION_CREDENTIALS needs a role that permits this (docs/gcp.md)"
+                }
                 _ => "",
             },
             after,
@@ -231,10 +240,17 @@ impl Error {
 
     /// From an operation that has ended.
     pub(super) fn of_operation(what: &str, code: &str, message: &str, status: u16) -> Self {
+        let advice = match code {
+            "QUOTA_EXCEEDED" => "; ask for a higher quota of the project, or delete what is not needed any more",
+            "PERMISSIONS_ERROR" => {
+                "; the account in GOOGLE_APPLICATION_CREDENTIALS needs a role that permits this (docs/gcp.md)"
+            }
+            _ => "",
+        };
         Self::Operation {
             what: what.to_owned(),
             code: code.to_owned(),
-            said: quote(message),
+            said: quote(message) + advice,
             status,
         }
     }

@@ -3,6 +3,7 @@
 //! A test starts what it needs and drops it. Everything listens on loopback, on a port that was free, with a folder of its
 //! own. What must be installed comes from `tests/setup`; a test that misses it fails and says so.
 
+pub mod advice;
 pub mod amqp;
 pub mod amqp_proxy;
 pub mod archive;
@@ -16,6 +17,7 @@ pub mod gcp;
 pub mod http_server;
 pub mod mail;
 pub mod moto;
+pub mod permissions;
 pub mod process;
 pub mod program;
 pub mod proxy;

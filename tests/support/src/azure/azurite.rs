@@ -1,6 +1,7 @@
 //! Azurite, the blob service's emulator, over https with an authority of the test's own and bearer tokens.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -21,6 +22,9 @@ use crate::{
 /// The storage account that Azurite knows.
 pub const ACCOUNT: &str = "devstoreaccount1";
 
+/// Tells requests of the tests from those of a program. Blobs are not waited for that long.
+const OURS: &str = "timeout=59";
+
 /// A version of the protocol that has everything needed here.
 const VERSION: &str = "2023-11-03";
 
@@ -31,7 +35,7 @@ pub struct Azurite {
 }
 
 struct Running {
-    _server: Server,
+    server: Server,
     _folder: TempDir,
     port: u16,
     authority: String,
@@ -199,6 +203,44 @@ impl Azurite {
         Ok(())
     }
 
+    /// The kinds of requests that a program has sent about this container: `PUT blob page`, `HEAD blob`, `GET container`.
+    pub async fn requests(&self) -> Result<BTreeSet<String>> {
+        // The log is written after the answer, and in order: a request of our own is the last one.
+        let mark = format!("settle-{}", Uuid::new_v4().simple());
+        self.reader
+            .send(Method::HEAD, &format!("/{mark}"), |request| request)
+            .await?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let log = self.running.server.log();
+            if log.contains(&mark) {
+                return Ok(log.lines().filter_map(|line| self.kind(line)).collect());
+            }
+            ensure!(Instant::now() < deadline, "Azurite does not log requests:\n{log}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// What a line of the log says that a program asked for.
+    fn kind(&self, line: &str) -> Option<String> {
+        let (_, request) = line.split_once('"')?;
+        let (method, rest) = request.split_once(' ')?;
+        let path = rest
+            .split(' ')
+            .next()?
+            .strip_prefix(&format!("/{ACCOUNT}/{}", self.reader.container))?;
+        let (blob, query) = path.split_once('?').unwrap_or((path, ""));
+        if query.contains(OURS) {
+            return None;
+        }
+        let of_query = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
+        let noun = if blob.is_empty() { "container" } else { "blob" };
+        Some(match of_query("comp=") {
+            Some(part) => format!("{method} {noun} {part}"),
+            None => format!("{method} {noun}"),
+        })
+    }
+
     pub(super) fn reader(&self) -> Reader {
         self.reader.clone()
     }
@@ -235,7 +277,7 @@ impl Running {
         let mut server = Server::start("azurite-blob", &serve, &log)?;
         server.wait_ready(async || listens(port).await).await?;
         Ok(Self {
-            _server: server,
+            server,
             _folder: folder,
             port,
             authority: authority.pem(),
@@ -251,7 +293,8 @@ impl Reader {
         path: &str,
         with: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response> {
-        let url = format!("{}/{}{path}", self.endpoint, self.container);
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let url = format!("{}/{}{path}{separator}{OURS}", self.endpoint, self.container);
         let request = self.http.request(method, &url).header("x-ms-version", VERSION);
         let request = request.bearer_auth(jwt("https://storage.azure.com"));
         with(request).send().await.with_context(|| url.clone())
