@@ -53,6 +53,9 @@ pub(super) enum Error {
     /// The client library does not start.
     #[error("set up the client for Compute Engine")]
     Client(#[source] google_cloud_gax::client_builder::Error),
+    /// The HTTP client does not start.
+    #[error("set up the client for Google Cloud Storage")]
+    Http(#[source] http::Error),
     /// No answer, or not all of it.
     #[error("{what}")]
     Lost {
@@ -168,6 +171,13 @@ impl Error {
         }
     }
 
+    pub(super) fn silent(what: &str, limit: Duration) -> Self {
+        Self::Silent {
+            what: what.to_owned(),
+            seconds: limit.as_secs(),
+        }
+    }
+
     pub(super) fn lost(what: &str, source: reqwest::Error) -> Self {
         Self::Lost {
             what: what.to_owned(),
@@ -239,9 +249,9 @@ impl Error {
         }
     }
 
-    /// Whether the service knows the thing at all.
+    /// Whether the service does not know the thing, or knows it no more.
     pub(super) fn is_absent(&self) -> bool {
-        matches!(self, Self::Status { status: 404, .. })
+        matches!(self, Self::Status { status: 404 | 410, .. })
     }
 
     /// Whether the name is taken, as of a moment ago.
@@ -271,7 +281,7 @@ impl Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Credentials { .. } | Self::Client(_) | Self::NoBucket(_) => Class::Everything,
+            Self::Credentials { .. } | Self::Client(_) | Self::Http(_) | Self::NoBucket(_) => Class::Everything,
             Self::Token(error) if error.is_transient() => Class::TRANSIENT,
             Self::Token(_) => Class::Everything,
             Self::Status { reason, after, .. } if PASSING_REASONS.contains(&reason.as_str()) => {
