@@ -16,13 +16,12 @@ const BUCKET: [&str; 3] = [
     "storage.objects.delete",
 ];
 /// What is done with images. That of making them belongs to the project and cannot be asked for here.
-const IMAGE: [&str; 6] = [
+const IMAGE: [&str; 5] = [
     "compute.images.get",
     "compute.images.update",
     "compute.images.deprecate",
     "compute.images.setLabels",
     "compute.images.delete",
-    "compute.images.useReadOnly",
 ];
 
 /// Looks at everything, changing nothing.

@@ -2,6 +2,9 @@
 //!
 //! Only what carries this program's mark is touched, never the head of a family, and nothing when the list could not be
 //! read in full. A run removes a bounded number; what is wrong with a policy shows before everything is gone.
+//!
+//! A head stays past its end of life: whoever names the family would get nothing instead of an old image. An operator who
+//! deprecates it ends the family, and the next run removes it.
 
 use std::collections::BTreeSet;
 
@@ -49,7 +52,10 @@ pub(super) async fn run(cloud: &Cloud, rules: &Rules, dry_run: bool) -> Result<R
         let mut fate = fate;
         if !dry_run && matches!(fate, Fate::Goes) {
             match cloud.delete(&image.name, image.id).await {
-                Ok(()) => tracing::info!(image = image.name, "removed {}: {reason}", image.name),
+                Ok(()) => {
+                    tracing::info!(image = image.name, "removed {}: {reason}", image.name);
+                    metrics::counter!("uploader_retired_total", "provider" => "gcp").increment(1);
+                }
                 Err(error) => fate = Fate::Failed(error.into()),
             }
         }
@@ -119,6 +125,7 @@ fn verdict(image: &Held, heads: &BTreeSet<u64>, rules: &Rules, now: Timestamp) -
     if heads.contains(&image.id) {
         let family = image.family.as_deref().unwrap_or_default();
         return Ok(match image.promoted {
+            Some(since) if since == now => format!("it becomes the head of {family}"),
             Some(since) => format!("it is the head of {family} since {}", day(since)),
             None => format!("it is the head of {family}"),
         });
@@ -133,6 +140,7 @@ fn verdict(image: &Held, heads: &BTreeSet<u64>, rules: &Rules, now: Timestamp) -
     }
     match image.state {
         State::Active => Ok("it is in use".to_owned()),
+        State::Deprecated(Some(since)) if since == now => Ok("it becomes deprecated".to_owned()),
         State::Deprecated(None) => Ok("it is deprecated, and not said since when".to_owned()),
         State::Deprecated(Some(since)) if now.duration_since(since) >= rules.delete_deprecated_after => {
             Err(format!("deprecated since {}", day(since)))
