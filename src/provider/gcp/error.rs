@@ -11,8 +11,7 @@ use serde::Deserialize;
 use crate::error::{Class, Classified};
 use crate::http;
 
-/// What of an error's body is read, and what of it is quoted.
-const ERROR_BODY: usize = 64 << 10;
+/// What of an error's text is quoted.
 const QUOTED: usize = 300;
 /// Google [says these with 403](https://cloud.google.com/storage/docs/json_api/v1/status-codes#403-forbidden), though
 /// waiting helps.
@@ -209,17 +208,10 @@ impl Error {
 
     /// From an answer that is not a success, with
     /// [what the service says](https://cloud.google.com/storage/docs/json_api/v1/status-codes).
-    pub(super) async fn of_storage(what: &str, mut response: Response) -> Self {
+    pub(super) async fn of_storage(what: &str, response: Response) -> Self {
         let status = response.status().as_u16();
         let after = http::retry_after(response.headers());
-        let mut body = Vec::new();
-        while let Ok(Some(bytes)) = response.chunk().await {
-            body.extend_from_slice(&bytes);
-            if body.len() > ERROR_BODY {
-                break;
-            }
-        }
-        let said: Body = serde_json::from_slice(&body).unwrap_or_default();
+        let said: Body = serde_json::from_slice(&http::refusal(response).await).unwrap_or_default();
         let reason = said.error.errors.first().map_or("", |error| &error.reason);
         Self::status(what, status, reason, &said.error.message, after)
     }
