@@ -31,9 +31,14 @@ fn remove(image: &mut Value, fields: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_began_is_completed() {
-    for fields in [&["family"][..], &["family", "deprecated"]] {
-        let (world, outcome) = after(|image| remove(image, fields)).await;
-        assert_eq!(outcome, Ok(Origin::Created), "without {fields:?}");
+    let is = |state: &str| json!({"state": state});
+    for deprecated in [is("DEPRECATED"), is("ACTIVE"), Value::Null] {
+        let (world, outcome) = after(|image| {
+            remove(image, &["family"]);
+            image["deprecated"] = deprecated.clone();
+        })
+        .await;
+        assert_eq!(outcome, Ok(Origin::Created), "{deprecated}");
         let image = &world.cloud.images()[IMAGE];
         assert_eq!(
             (&image["family"], &image["deprecated"]["state"]),

@@ -302,6 +302,21 @@ async fn a_run_that_is_killed_is_finished_by_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_runs_at_once_do_as_one() {
+    for delay in [0, 300] {
+        let world = World::new().await;
+        let names = work_for_a_run(&world).await;
+        world.cloud.set_delay(Duration::from_millis(delay));
+        let run = async || world.provider().clean_up(false).await.unwrap();
+        tokio::join!(run(), run());
+        assert_done(&world, &names, &format!("{delay} ms"));
+        let writes = world.cloud.writes().len();
+        assert!(!has_failed(&run().await));
+        assert_eq!(world.cloud.writes().len(), writes, "nothing is left to do");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lost_answers_of_a_run_are_settled_by_looking() {
     let world = World::new().await;
     let names = work_for_a_run(&world).await;
