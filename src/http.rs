@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{ACCEPT, HeaderMap, RETRY_AFTER};
-use reqwest::{Certificate, Client, ClientBuilder, Identity};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Response};
 use url::Url;
 
 use crate::error::{Class, Classified};
@@ -21,6 +21,8 @@ pub const CALL: Duration = Duration::from_secs(60);
 const LONGEST_WISH: Duration = Duration::from_secs(24 * 60 * 60);
 /// More redirects than this are a loop.
 const REDIRECTS: usize = 5;
+/// What is read of the reasons for a refusal. They fit into a few hundred bytes.
+const REFUSAL: usize = 64 << 10;
 
 /// The hosts that composes are read from: anybody's, unless some are named.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -164,6 +166,18 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         .duration_since(SystemTime::now())
         .ok()?;
     Some(wish.min(LONGEST_WISH))
+}
+
+/// What a server says about its refusal: the body of its answer, as far as it came and is not too long.
+pub async fn refusal(mut response: Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(bytes)) = response.chunk().await {
+        body.extend_from_slice(&bytes);
+        if body.len() > REFUSAL {
+            break;
+        }
+    }
+    body
 }
 
 /// Reads a small document into memory: one try, bounded in time and size.

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
@@ -146,7 +145,7 @@ async fn consume(config: Config, board: Board) -> Result<u8, Stop> {
     }
     tokio::spawn(async move { board.report().await });
     if let Some(interval) = pipeline.provider.upkeep_interval() {
-        tokio::spawn(upkeep(pipeline.provider.clone(), interval));
+        tokio::spawn(provider::upkeep(pipeline.provider.clone(), interval));
     }
     let mut work = Work::new(pipeline, health.clone());
     match consumer::consume(&broker, &mut work, &health, config.service.shutdown_grace, stop).await {
@@ -155,18 +154,6 @@ async fn consume(config: Config, board: Board) -> Result<u8, Stop> {
             code,
             error: anyhow!(error).context("failed to consume"),
         }),
-    }
-}
-
-/// Runs the provider's policy now and then, also when no image comes.
-async fn upkeep(provider: Arc<dyn Provider>, interval: Duration) {
-    let mut ticks = tokio::time::interval(interval);
-    loop {
-        ticks.tick().await;
-        match provider.clean_up(false).await {
-            Ok(retired) => retired.warn(),
-            Err(failure) => tracing::warn!("nothing was retired: failed to {failure}"),
-        }
     }
 }
 

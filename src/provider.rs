@@ -93,6 +93,18 @@ pub fn build(section: &config::Provider, environment: &Environment) -> Result<Ar
     }
 }
 
+/// Runs the provider's retention policy at once and then after each interval, also when no image comes.
+pub async fn upkeep(provider: Arc<dyn Provider>, interval: Duration) {
+    let mut ticks = tokio::time::interval(interval);
+    loop {
+        ticks.tick().await;
+        match provider.clean_up(false).await {
+            Ok(retired) => retired.warn(),
+            Err(failure) => tracing::warn!("nothing was retired: failed to {failure}"),
+        }
+    }
+}
+
 /// A provider that this build leaves out.
 #[derive(Debug, thiserror::Error)]
 #[error("publish to {0}: this build has no client for it")]

@@ -61,6 +61,14 @@ impl Gcp {
         let promotion_interval = duration("promotion_interval", 14);
         let promotion_minimum_age = table.optional("promotion_minimum_age", DAY, Value::duration);
         let delete_deprecated_after = duration("delete_deprecated_after", 14);
+        // A new image is deprecated until it is promoted.
+        if let (Some(age), Some(kept)) = (promotion_minimum_age, delete_deprecated_after)
+            && age >= kept
+        {
+            table.note(
+                "delete_deprecated_after must be longer than promotion_minimum_age, or no image is ever promoted",
+            );
+        }
         let clean_up_unmarked = table.optional("clean_up_unmarked", false, Value::boolean);
         let endpoint = |key, default: &str| match table.get(key) {
             Some(value) => value.endpoint(),

@@ -198,6 +198,11 @@ promotion_interval = "14d"
             "{}.promotion_interval: must be longer than zero, such as \"14d\"",
         ),
         (
+            "[consumer_config.gcp]",
+            "[consumer_config.gcp]\npromotion_minimum_age = \"14d\"",
+            "{}: delete_deprecated_after must be longer than promotion_minimum_age, or no image is ever promoted",
+        ),
+        (
             "promotion_interval = \"14d\"",
             "compute_endpoint = \"http://example.org\"",
             "{}.compute_endpoint: must be https; plain http is for loopback addresses only",

@@ -31,9 +31,14 @@ fn remove(image: &mut Value, fields: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_began_is_completed() {
-    for fields in [&["family"][..], &["family", "deprecated"]] {
-        let (world, outcome) = after(|image| remove(image, fields)).await;
-        assert_eq!(outcome, Ok(Origin::Created), "without {fields:?}");
+    let is = |state: &str| json!({"state": state});
+    for deprecated in [is("DEPRECATED"), is("ACTIVE"), Value::Null] {
+        let (world, outcome) = after(|image| {
+            remove(image, &["family"]);
+            image["deprecated"] = deprecated.clone();
+        })
+        .await;
+        assert_eq!(outcome, Ok(Origin::Created), "{deprecated}");
         let image = &world.cloud.images()[IMAGE];
         assert_eq!(
             (&image["family"], &image["deprecated"]["state"]),
@@ -86,6 +91,18 @@ async fn a_name_taken_by_other_content_or_by_others_is_an_error() {
         "{text}"
     );
     assert_eq!(world.cloud.writes().len(), writes);
+
+    // A nightly of the branched release and a candidate that has no label may be of one day.
+    let world = World::new().await;
+    let nightly = world.deliverable("Fedora-43-20251023.n.0", row(tarball(1, 1000))).await;
+    let candidate = world.deliverable("Fedora-43-20251023.0", row(tarball(2, 1000))).await;
+    assert_eq!(nightly.name(), candidate.name());
+    publish(&world.provider(), &nightly).await.unwrap();
+    let text = publish(&world.provider(), &candidate).await.unwrap_err().to_string();
+    for deliverable in [&nightly, &candidate] {
+        assert!(text.contains(&deliverable.images[0].sha256), "{text}");
+    }
+    world.assert_only(&[IMAGE]).await;
 
     let (world, outcome) = after(|image| image["labels"]["owner"] = json!("coreos")).await;
     assert!(outcome.unwrap_err().contains("belongs to coreos"));

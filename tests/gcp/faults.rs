@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use cloud_image_uploader::error::Class;
 use cloud_image_uploader::provider::Provider;
 use cloud_image_uploader_test_support::gcp::{Emulator, Fault};
+use cloud_image_uploader_test_support::proxy::Proxy;
 use serde_json::Value;
+use url::Url;
 
 use crate::world::*;
 
@@ -70,6 +72,36 @@ async fn an_upload_that_breaks_goes_on_where_it_stopped() {
     assert!(world.cloud.faults_met());
     assert_eq!(world.cloud.count("objects.insert"), 1, "it is still one upload");
     assert_eq!(world.cloud.content(IMAGE), Some(deliverable.images[0].sha256.clone()));
+}
+
+/// In the second of three pieces.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_in_mid_upload_costs_no_more_than_its_piece() {
+    let mut world = World::with(Emulator::GcpStorageEmulator).await;
+    let bucket = Url::parse(&world.storage).unwrap();
+    let proxy = Proxy::start(bucket.port().unwrap()).await.unwrap();
+    world.storage = format!("http://127.0.0.1:{}", proxy.port());
+    proxy.cut_after(12 << 20);
+    let deliverable = world.deliverable(COMPOSE, row(tarball(1, 20 << 20))).await;
+    publish(&world.provider(), &deliverable).await.unwrap();
+    let count = |name| world.cloud.count(name);
+    assert_eq!((count("objects.insert"), count("objects.upload")), (1, 3));
+    assert_eq!(count("objects.status"), 1, "how far it had got was asked");
+    assert_eq!(world.cloud.content(IMAGE), Some(deliverable.images[0].sha256.clone()));
+    world.assert_only(&[IMAGE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_the_service_has_forgotten_begins_anew() {
+    let world = World::with(Emulator::GcpStorageEmulator).await;
+    world.cloud.fault("objects.upload", Fault::refuse(410, "gone"), 1);
+    let deliverable = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;
+    let failure = publish(&world.provider(), &deliverable).await.unwrap_err();
+    assert!(failure.class().is_transient(), "{failure}");
+    assert_eq!(world.cloud.count("objects.upload"), 1, "asking again is no use");
+    publish(&world.provider(), &deliverable).await.unwrap();
+    assert_eq!(world.cloud.count("objects.insert"), 2);
+    world.assert_only(&[IMAGE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

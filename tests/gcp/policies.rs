@@ -1,6 +1,9 @@
 //! Promotion and clean-up on the cloud, while time goes by.
 
-use cloud_image_uploader::provider::{Fate, Provider};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cloud_image_uploader::provider::{Fate, Provider, Retired, upkeep};
 use cloud_image_uploader_test_support::gcp::Fault;
 use cloud_image_uploader_test_support::program::Program;
 use jiff::{SignedDuration, Timestamp};
@@ -29,8 +32,14 @@ pub fn age(world: &World, days: i64) {
     });
 }
 
+/// Days are counted from the first of October.
+fn date(day: u8) -> String {
+    let date = jiff::civil::date(2025, 9, 30) + jiff::Span::new().days(day);
+    date.strftime("%Y%m%d").to_string()
+}
+
 pub async fn make(world: &World, day: u8) -> String {
-    let id = format!("Fedora-Cloud-43-202510{day:02}.0");
+    let id = format!("Fedora-Cloud-43-{}.0", date(day));
     let deliverable = world.deliverable(&id, row(tarball(day, 1000))).await;
     publish(&world.provider(), &deliverable).await.unwrap();
     deliverable.name()
@@ -59,56 +68,127 @@ fn others(world: &World) -> [(String, Value); 3] {
     ]
 }
 
-/// A new process each day; one image every other day.
+fn named(days: &[u8]) -> Vec<String> {
+    let name = |day: &u8| format!("fedora-cloud-43-{}-0-x86-64", date(*day));
+    days.iter().map(name).collect()
+}
+
+/// The images of ours that are there.
+fn ours(world: &World) -> Vec<String> {
+    let mut names: Vec<_> = world.cloud.images().into_keys().collect();
+    names.retain(|name| name.starts_with("fedora-cloud-43-"));
+    names
+}
+
+/// Each head the family has had, at every moment since its first.
+fn heads(world: &World) -> Vec<String> {
+    let heads = world.cloud.heads(FAMILY).into_iter();
+    let heads: Vec<_> = heads
+        .map(|head| head.unwrap_or_else(|| panic!("the family has lost its head")))
+        .collect();
+    assert!(heads.is_sorted(), "back to an older one: {heads:?}");
+    heads
+}
+
+fn assert_untouched(world: &World, others: [(String, Value); 3]) {
+    let images = world.cloud.images();
+    for (name, was) in others {
+        let mut is = images[&name].clone();
+        is["creationTimestamp"] = was["creationTimestamp"].clone();
+        is["deprecated"]["deprecated"] = was["deprecated"]["deprecated"].clone();
+        assert_eq!(is, was, "{name} is touched");
+    }
+}
+
+fn has_failed(retired: &Retired) -> bool {
+    let failed = |fate: &Fate| matches!(fate, Fate::Failed(_));
+    retired.verdicts.iter().any(|verdict| failed(&verdict.fate))
+}
+
+/// A new process each day; one image every other day for a month.
 #[tokio::test(flavor = "multi_thread")]
 async fn months_go_by() {
     let world = World::new().await;
     world.cloud.set_page(2);
     let others = others(&world);
-    let created = |value: &Value| value["creationTimestamp"].clone();
-    let mut heads: Vec<String> = Vec::new();
     for day in 1..=60u8 {
         if day.is_multiple_of(2) && day <= 30 {
             make(&world, day).await;
         }
-        world.provider().clean_up(false).await.unwrap();
-        let head = world.cloud.head(FAMILY);
         assert!(
-            head.is_some() || heads.is_empty(),
-            "day {day}: the family has lost its head"
+            !has_failed(&world.provider().clean_up(false).await.unwrap()),
+            "day {day}"
         );
-        if let Some(head) = head
-            && heads.last() != Some(&head)
-        {
-            assert!(heads.last() < Some(&head), "day {day}: back to {head} from {heads:?}");
-            heads.push(head);
-        }
         age(&world, 1);
     }
-    let named = |days: &[u8]| {
-        days.iter()
-            .map(|day| format!("fedora-cloud-43-202510{day:02}-0-x86-64"))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(heads, named(&[2, 16, 30]));
-    let images = world.cloud.images();
-    let left: Vec<_> = images
-        .keys()
-        .filter(|name| name.starts_with("fedora-cloud-43-"))
-        .cloned()
-        .collect();
+    assert_eq!(heads(&world), named(&[2, 16, 30]));
     assert_eq!(
-        left,
+        ours(&world),
         named(&[30]),
         "two weeks after the last promotion only the head is left"
     );
-    for (name, was) in others {
-        let mut is = images[&name].clone();
-        is["creationTimestamp"] = created(&was);
-        is["deprecated"]["deprecated"] = was["deprecated"]["deprecated"].clone();
-        assert_eq!(is, was, "{name} is touched");
-    }
+
+    // The head outlives its release, until an operator ends the family.
+    world.cloud.change_images(|image| {
+        if image["labels"]["end-of-life"].is_string() {
+            image["labels"]["end-of-life"] = json!("2020-01-01");
+        }
+    });
+    world.provider().clean_up(false).await.unwrap();
+    assert_eq!(ours(&world), named(&[30]));
+    world.cloud.change_images(|image| {
+        if image["deprecated"].is_null() {
+            image["deprecated"] = json!({"state": "DEPRECATED"});
+        }
+    });
+    world.provider().clean_up(false).await.unwrap();
+    assert_eq!(ours(&world), named(&[]));
+    assert_untouched(&world, others);
     world.cloud.validate_calls().await.unwrap();
+}
+
+/// The same, and one call after the other is refused, so that runs end half-way.
+#[tokio::test(flavor = "multi_thread")]
+async fn troubled_months_go_by() {
+    let world = World::new().await;
+    let others = others(&world);
+    let turn = [
+        ("images.setLabels", 0),
+        ("images.deprecate", 0),
+        ("images.deprecate", 1),
+    ];
+    let calls = [&turn[..], &[("images.delete", 0), ("images.list", 0)]].concat();
+    let mut calls = [&calls[..], &calls].concat().into_iter().peekable();
+    for day in 1..=80u8 {
+        if day % 4 == 2 && day <= 50 {
+            // The run that follows a publication finds nothing out.
+            world.cloud.set_partial(true);
+            make(&world, day).await;
+            world.cloud.set_partial(false);
+        }
+        if let Some((call, after)) = calls.peek() {
+            for _ in 0..*after {
+                world.cloud.fault(call, Fault::Nothing, 1);
+            }
+            world.cloud.fault(call, Fault::forbidden(), 1);
+        }
+        let is_troubled = !matches!(world.provider().clean_up(false).await, Ok(retired) if !has_failed(&retired));
+        assert_eq!(
+            is_troubled,
+            calls.peek().is_some() && world.cloud.faults_met(),
+            "day {day}"
+        );
+        if is_troubled {
+            calls.next();
+        }
+        world.cloud.mend();
+        age(&world, 1);
+    }
+    assert_eq!(calls.next(), None, "every call was refused some day");
+    let heads = heads(&world);
+    assert!((4..=5).contains(&heads.len()), "{heads:?}");
+    assert_eq!(ours(&world), heads[heads.len() - 1..]);
+    assert_untouched(&world, others);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,52 +226,106 @@ async fn an_idle_daemon_promotes_by_itself() {
     assert_eq!(daemon.wait(LIMIT).await.unwrap().code, Some(0));
 }
 
-/// Each call of a turn fails once for good; the next run finishes, and the family always has a head.
+/// Nothing is published and nothing restarted. What is an hour to the daemon is shorter here.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_turn_that_ends_half_way_is_finished_by_the_next_run() {
-    for (call, skip) in [
+async fn an_idle_process_promotes_again_and_again() {
+    let world = World::new().await;
+    let first = make(&world, 1).await;
+    let provider: Arc<dyn Provider> = Arc::new(world.provider());
+    assert!(provider.upkeep_interval().is_some());
+    // A run that fails is not the last one.
+    world.cloud.fault("images.list", Fault::forbidden(), 1);
+    let running = tokio::spawn(upkeep(provider, Duration::from_millis(100)));
+    world.cloud.wait_for_call("images.list", 3).await.unwrap();
+    assert_eq!(world.cloud.head(FAMILY), None);
+    age(&world, 2);
+    until_head(&world, &first).await;
+    let second = make(&world, 2).await;
+    age(&world, 14);
+    until_head(&world, &second).await;
+    running.abort();
+    assert_eq!(heads(&world), [first, second]);
+}
+
+async fn until_head(world: &World, name: &str) {
+    let deadline = Instant::now() + LIMIT;
+    while world.cloud.head(FAMILY).as_deref() != Some(name) {
+        assert!(Instant::now() < deadline, "{name} is not promoted");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What waits for a run that does everything: the second image is the head, the fourth is to follow it, and the third
+/// is to go. Their names.
+async fn work_for_a_run(world: &World) -> [String; 4] {
+    let (first, second) = (make(world, 1).await, make(world, 2).await);
+    age(world, 20);
+    let names = [first, second, make(world, 3).await, make(world, 4).await];
+    age(world, 14);
+    assert_eq!(ours(world), names[1..]);
+    assert_eq!(heads(world), names[1..2]);
+    names
+}
+
+fn assert_done(world: &World, names: &[String; 4], what: &str) {
+    let [_, second, _, fourth] = names.clone();
+    assert_eq!(heads(world), [second.clone(), fourth.clone()], "{what}");
+    assert_eq!(ours(world), [second, fourth], "{what}");
+    let images = world.cloud.images();
+    let active = images.values().filter(|image| image["deprecated"].is_null());
+    assert_eq!(active.count(), 1, "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_killed_is_finished_by_the_next() {
+    let calls = [
         ("images.setLabels", 0),
         ("images.deprecate", 0),
         ("images.deprecate", 1),
-    ] {
+        ("images.delete", 0),
+    ];
+    for (call, after) in calls {
         let world = World::new().await;
-        make(&world, 1).await;
-        age(&world, 20);
-        let second = make(&world, 2).await;
-        age(&world, 14);
-        // A fault that is none lets one call pass.
-        for _ in 0..skip {
-            world.cloud.fault(
-                call,
-                Fault::Fails {
-                    code: "",
-                    status: 0,
-                    after: Default::default(),
-                    leaves: false,
-                },
-                1,
-            );
+        let names = work_for_a_run(&world).await;
+        let done = world.cloud.count(call);
+        for _ in 0..after {
+            world.cloud.fault(call, Fault::Nothing, 1);
         }
-        world.cloud.fault(call, Fault::forbidden(), 1);
-        let retired = world.provider().clean_up(false).await.unwrap();
-        assert!(
-            retired
-                .verdicts
-                .iter()
-                .any(|verdict| matches!(verdict.fate, Fate::Failed(_))),
-            "{retired:?}"
-        );
-        assert!(world.cloud.head(FAMILY).is_some());
-        world.provider().clean_up(false).await.unwrap();
-        assert_eq!(world.cloud.head(FAMILY), Some(second), "{call}");
-        let active = world
-            .cloud
-            .images()
-            .into_values()
-            .filter(|image| image["deprecated"].is_null())
-            .count();
-        assert_eq!(active, 1, "{call}");
+        world.cloud.fault(call, Fault::Freeze, 1);
+        let mut running = world.program().arg("clean-up").start().unwrap();
+        world.cloud.wait_for_call(call, done + after + 1).await.unwrap();
+        running.kill().unwrap();
+        let exit = world.program().arg("clean-up").run(LIMIT).await.unwrap();
+        assert_eq!(exit.code, Some(0), "{call}: {}", exit.stderr);
+        assert_done(&world, &names, &format!("{call} + {after}"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_runs_at_once_do_as_one() {
+    for delay in [0, 300] {
+        let world = World::new().await;
+        let names = work_for_a_run(&world).await;
+        world.cloud.set_delay(Duration::from_millis(delay));
+        let run = async || world.provider().clean_up(false).await.unwrap();
+        tokio::join!(run(), run());
+        assert_done(&world, &names, &format!("{delay} ms"));
+        let writes = world.cloud.writes().len();
+        assert!(!has_failed(&run().await));
+        assert_eq!(world.cloud.writes().len(), writes, "nothing is left to do");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_answers_of_a_run_are_settled_by_looking() {
+    let world = World::new().await;
+    let names = work_for_a_run(&world).await;
+    for call in ["images.setLabels", "images.deprecate", "images.delete"] {
+        world.cloud.fault(call, Fault::LostAnswer, 1);
+    }
+    let retired = world.provider().clean_up(false).await.unwrap();
+    assert!(world.cloud.faults_met() && !has_failed(&retired), "{retired:?}");
+    assert_done(&world, &names, "lost answers");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,6 +333,7 @@ async fn the_command_says_what_would_go_and_removes_it() {
     let world = World::new().await;
     let old = make(&world, 1).await;
     let ended = make(&world, 2).await;
+    let next = make(&world, 3).await;
     others(&world);
     world.cloud.change_images(|image| {
         if image["name"] == json!(ended) {
@@ -216,6 +351,7 @@ async fn the_command_says_what_would_go_and_removes_it() {
     for line in [
         format!("would go: {old}: deprecated since"),
         format!("would go: {ended}: past its end of life on 2020-01-01"),
+        format!("stays: {next}: it becomes the head of {FAMILY}"),
         "stays: coreos: it belongs to coreos".to_owned(),
         "stays: by-hand: it has no mark".to_owned(),
         "stays: kept: its label says delete=never".to_owned(),
@@ -240,6 +376,7 @@ async fn the_command_says_what_would_go_and_removes_it() {
     assert!(exit.stdout.contains(&format!("gone: {old}")), "{}", exit.stdout);
     assert_eq!(
         world.cloud.images().into_keys().collect::<Vec<_>>(),
-        ["by-hand", "coreos", "kept"]
+        ["by-hand", "coreos", &next, "kept"]
     );
+    assert_eq!(world.cloud.head(FAMILY), Some(next));
 }

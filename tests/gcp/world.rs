@@ -30,6 +30,8 @@ pub const LIMIT: Duration = Duration::from_secs(120);
 /// A cloud and a provider for it.
 pub struct World {
     pub cloud: Cloud,
+    /// Where the bucket is.
+    pub storage: String,
     pub credentials: PathBuf,
     pub folder: tempfile::TempDir,
     pub give_up_after: &'static str,
@@ -43,6 +45,7 @@ impl World {
     pub async fn with(emulator: Emulator) -> Self {
         let cloud = Cloud::with(emulator).await.unwrap();
         Self {
+            storage: cloud.storage_url(),
             credentials: cloud.service_account().unwrap(),
             folder: tempfile::tempdir().unwrap(),
             give_up_after: "5h",
@@ -53,7 +56,7 @@ impl World {
     /// The configuration file, with more keys of the section.
     pub fn config(&self, more: &str) -> String {
         let data = fixtures().join("release-data").display().to_string();
-        let (compute, storage) = (self.cloud.compute_url(), self.cloud.storage_url());
+        let (compute, storage) = (self.cloud.compute_url(), &self.storage);
         let give_up_after = self.give_up_after;
         format!(
             "[consumer_config]\nrelease_metadata_url = \"{data}/release.json\"\nbodhi_url = \"{data}\"\n\

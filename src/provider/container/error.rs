@@ -9,9 +9,9 @@ use crate::config::container as config;
 use crate::error::{Class, Classified};
 use crate::http;
 
-/// What of an error's body is read, and what of it is quoted.
-const ERROR_BODY: usize = 64 << 10;
+/// What of an error's text is quoted.
 const QUOTED: usize = 300;
+
 /// A registry that does not do what it is asked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -75,20 +75,13 @@ impl Error {
 
     /// From an answer that is not a success, with
     /// [what the registry says](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#error-codes).
-    pub(super) async fn of(what: String, mut response: Response) -> Self {
+    pub(super) async fn of(what: String, response: Response) -> Self {
         let status = response.status().as_u16();
         let after = http::retry_after(response.headers());
-        let mut body = Vec::new();
-        while let Ok(Some(bytes)) = response.chunk().await {
-            body.extend_from_slice(&bytes);
-            if body.len() > ERROR_BODY {
-                break;
-            }
-        }
         Self::Status {
             what,
             status,
-            said: quote(&body),
+            said: quote(&http::refusal(response).await),
             after,
         }
     }

@@ -2,6 +2,9 @@
 //!
 //! Only what carries this program's mark is touched, never the head of a family, and nothing when the list could not be
 //! read in full. A run removes a bounded number; what is wrong with a policy shows before everything is gone.
+//!
+//! A head stays past its end of life: whoever names the family would get nothing instead of an old image. An operator who
+//! deprecates it ends the family, and the next run removes it.
 
 use std::collections::BTreeSet;
 
@@ -123,6 +126,7 @@ fn verdict(image: &Held, heads: &BTreeSet<u64>, rules: &Rules, now: Timestamp) -
     if heads.contains(&image.id) {
         let family = image.family.as_deref().unwrap_or_default();
         return Ok(match image.promoted {
+            Some(since) if since == now => format!("it becomes the head of {family}"),
             Some(since) => format!("it is the head of {family} since {}", day(since)),
             None => format!("it is the head of {family}"),
         });
@@ -137,6 +141,7 @@ fn verdict(image: &Held, heads: &BTreeSet<u64>, rules: &Rules, now: Timestamp) -
     }
     match image.state {
         State::Active => Ok("it is in use".to_owned()),
+        State::Deprecated(Some(since)) if since == now => Ok("it becomes deprecated".to_owned()),
         State::Deprecated(None) => Ok("it is deprecated, and not said since when".to_owned()),
         State::Deprecated(Some(since)) if now.duration_since(since) >= rules.delete_deprecated_after => {
             Err(format!("deprecated since {}", day(since)))

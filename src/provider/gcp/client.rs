@@ -1,7 +1,9 @@
 //! A session with Google Cloud: credentials, the calls to Compute Engine, and operations followed to their end.
 //!
-//! The client library makes one try per call, without a time-out of its own for the token it may have to fetch first;
-//! time-outs and repetition are those of the rest of the program.
+//! The client library makes one try per call; repetition is that of the rest of the program. The library takes no HTTP
+//! client and has no limits of its own, neither for connecting nor for silence, nor for the token it may have to fetch
+//! first. So a try as a whole gets no longer than [`http::SILENCE`]: its answers are short and come in one piece. What
+//! cannot be told apart is a service that takes no connection, which is given up elsewhere after [`http::CONNECT`].
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -42,6 +44,8 @@ pub(super) struct Cloud {
     pub(super) bucket: String,
     pub(super) storage: Url,
     pub(super) http: Client,
+    /// For the pieces of an upload.
+    pub(super) uploads: Client,
     credentials: AccessTokenCredentials,
     images: Images,
     operations: GlobalOperations,
@@ -64,12 +68,13 @@ impl Cloud {
             project: section.project.clone(),
             bucket: section.bucket_name.clone(),
             storage: section.storage_endpoint.clone(),
-            // A piece of an upload may take as long as any other call. Its 308 is no redirect.
-            http: http::builder()
+            http: http::client().map_err(Error::Http)?,
+            // Nothing is to be read while a piece is sent. Its 308 is no redirect.
+            uploads: http::builder()
                 .read_timeout(http::CALL)
                 .redirect(reqwest::redirect::Policy::none())
                 .build()
-                .map_err(|source| Error::lost("set up the HTTP client", source))?,
+                .map_err(|source| Error::Http(http::Error::Build(source)))?,
             images: images.build().await.map_err(Error::Client)?,
             operations: operations.build().await.map_err(Error::Client)?,
             credentials,
@@ -80,7 +85,8 @@ impl Cloud {
     pub(super) async fn token(&self) -> Result<String, Error> {
         let what = "get a token for Google Cloud";
         let token = tokio::time::timeout(http::CALL, self.credentials.access_token()).await;
-        Ok(token.map_err(|_| silent(what))?.map_err(Error::Token)?.token)
+        let token = token.map_err(|_| Error::silent(what, http::CALL))?;
+        Ok(token.map_err(Error::Token)?.token)
     }
 
     /// An image, if there is one.
@@ -174,18 +180,26 @@ impl Cloud {
         self.follow(&what, tried(&what, patch).await?).await
     }
 
-    /// Replaces an image's labels, unless somebody else changed them since they were read.
+    /// Replaces an image's labels, unless somebody else changed them since they were read. This call alone has no request
+    /// id, so its repetition meets the labels that it set itself.
     pub(super) async fn set_labels(&self, image: &Image, labels: HashMap<String, String>) -> Result<(), Error> {
         let name = image.name.as_deref().unwrap_or_default();
         let what = format!("label image {name}");
         let body = GlobalSetLabelsRequest::new()
-            .set_labels(labels)
+            .set_labels(labels.clone())
             .set_or_clear_label_fingerprint(image.label_fingerprint.clone());
         let set = || {
             let set = self.images.set_labels().set_project(&self.project).set_resource(name);
             set.set_body(body.clone()).send()
         };
-        self.follow(&what, tried(&what, set).await?).await
+        match tried(&what, set).await {
+            Ok(operation) => self.follow(&what, operation).await,
+            Err(error) if error.is_conflict() => match self.image(name).await? {
+                Some(image) if image.labels == labels => Ok(()),
+                Some(_) | None => Err(error),
+            },
+            Err(error) => Err(error),
+        }
     }
 
     /// Which of these permissions there are on an image.
@@ -303,18 +317,11 @@ where
         .run("gcp compute", Error::class_of_call, || {
             let call = call();
             async {
-                match tokio::time::timeout(http::CALL, call).await {
+                match tokio::time::timeout(http::SILENCE, call).await {
                     Ok(answer) => answer.map_err(|error| Error::of_compute(what, error)),
-                    Err(_) => Err(silent(what)),
+                    Err(_) => Err(Error::silent(what, http::SILENCE)),
                 }
             }
         })
         .await
-}
-
-fn silent(what: &str) -> Error {
-    Error::Silent {
-        what: what.to_owned(),
-        seconds: http::CALL.as_secs(),
-    }
 }

@@ -11,8 +11,7 @@ use serde::Deserialize;
 use crate::error::{Class, Classified};
 use crate::http;
 
-/// What of an error's body is read, and what of it is quoted.
-const ERROR_BODY: usize = 64 << 10;
+/// What of an error's text is quoted.
 const QUOTED: usize = 300;
 /// Google [says these with 403](https://cloud.google.com/storage/docs/json_api/v1/status-codes#403-forbidden), though
 /// waiting helps.
@@ -56,6 +55,9 @@ pub(super) enum Error {
     /// The client library does not start.
     #[error("set up the client for Compute Engine")]
     Client(#[source] google_cloud_gax::client_builder::Error),
+    /// The HTTP client does not start.
+    #[error("set up the client for Google Cloud Storage")]
+    Http(#[source] http::Error),
     /// No answer, or not all of it.
     #[error("{what}")]
     Lost {
@@ -171,6 +173,13 @@ impl Error {
         }
     }
 
+    pub(super) fn silent(what: &str, limit: Duration) -> Self {
+        Self::Silent {
+            what: what.to_owned(),
+            seconds: limit.as_secs(),
+        }
+    }
+
     pub(super) fn lost(what: &str, source: reqwest::Error) -> Self {
         Self::Lost {
             what: what.to_owned(),
@@ -202,17 +211,10 @@ impl Error {
 
     /// From an answer that is not a success, with
     /// [what the service says](https://cloud.google.com/storage/docs/json_api/v1/status-codes).
-    pub(super) async fn of_storage(what: &str, mut response: Response) -> Self {
+    pub(super) async fn of_storage(what: &str, response: Response) -> Self {
         let status = response.status().as_u16();
         let after = http::retry_after(response.headers());
-        let mut body = Vec::new();
-        while let Ok(Some(bytes)) = response.chunk().await {
-            body.extend_from_slice(&bytes);
-            if body.len() > ERROR_BODY {
-                break;
-            }
-        }
-        let said: Body = serde_json::from_slice(&body).unwrap_or_default();
+        let said: Body = serde_json::from_slice(&http::refusal(response).await).unwrap_or_default();
         let reason = said.error.errors.first().map_or("", |error| &error.reason);
         Self::status(what, status, reason, &said.error.message, after)
     }
@@ -255,9 +257,9 @@ impl Error {
         }
     }
 
-    /// Whether the service knows the thing at all.
+    /// Whether the service does not know the thing, or knows it no more.
     pub(super) fn is_absent(&self) -> bool {
-        matches!(self, Self::Status { status: 404, .. })
+        matches!(self, Self::Status { status: 404 | 410, .. })
     }
 
     /// Whether the name is taken, as of a moment ago.
@@ -287,7 +289,7 @@ impl Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Credentials { .. } | Self::Client(_) | Self::NoBucket(_) => Class::Everything,
+            Self::Credentials { .. } | Self::Client(_) | Self::Http(_) | Self::NoBucket(_) => Class::Everything,
             Self::Token(error) if error.is_transient() => Class::TRANSIENT,
             Self::Token(_) => Class::Everything,
             Self::Status { reason, after, .. } if PASSING_REASONS.contains(&reason.as_str()) => {

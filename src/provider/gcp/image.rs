@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::client::{Cloud, Pauses, deprecated};
 use super::error::Error;
+use super::inventory::{State, deprecation};
 use super::{labels, upload};
 use crate::compose::Image;
 use crate::error::{Class, Failure};
@@ -162,7 +163,7 @@ impl<'a> Wanted<'a> {
         };
         if may_change {
             upload::discard(cloud, &self.object()).await;
-            if is_ours(&image) && image.family.is_none() && image.deprecated.is_none() {
+            if is_ours(&image) && image.family.is_none() && is_active(&image) {
                 origin = Origin::Created;
                 cloud.deprecate(self.name, deprecated(Timestamp::now(), None)).await?;
             }
@@ -207,7 +208,7 @@ impl<'a> Wanted<'a> {
         if !is_ours(&image) || image.family.is_some() {
             return Ok((address(&image), Origin::Found));
         }
-        if image.deprecated.is_none() {
+        if is_active(&image) {
             cloud.deprecate(self.name, deprecated(Timestamp::now(), None)).await?;
         }
         cloud.set_family(self.name, self.family).await?;
@@ -224,6 +225,11 @@ impl<'a> Wanted<'a> {
             Found::Nothing | Found::Broken(_) => Err(Error::Vanished(self.name.to_owned())),
         }
     }
+}
+
+/// Nothing keeps it from being the head of a family.
+fn is_active(image: &model::Image) -> bool {
+    deprecation(image.deprecated.as_ref()) == State::Active
 }
 
 /// What the former service made is left as it is.

@@ -128,7 +128,8 @@ impl Held {
     }
 }
 
-fn deprecation(status: Option<&model::DeprecationStatus>) -> State {
+/// Whether an image that is ready can be its family's head; also one that says of itself that it is active can.
+pub(super) fn deprecation(status: Option<&model::DeprecationStatus>) -> State {
     let Some(status) = status else { return State::Active };
     match &status.state {
         None | Some(Deprecation::Active) => State::Active,

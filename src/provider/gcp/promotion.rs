@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::inventory::{Held, State};
+use super::inventory::{Held, Owner, State};
 use crate::config::gcp::Gcp;
 
 /// The settings of both policies.
@@ -71,7 +71,8 @@ fn turn(family: &str, images: &[&Held], rules: &Rules, now: Timestamp) -> Option
     });
     let next = images
         .iter()
-        .filter(|image| matches!(image.state, State::Deprecated(_)) && may_change(image))
+        // Of what the former service made nobody knows whether it comes before a release.
+        .filter(|image| matches!(image.state, State::Deprecated(_)) && image.owner == Owner::Ours)
         .filter(|image| !image.is_prerelease && !image.is_past_end_of_life(now))
         .filter(|image| now.duration_since(image.created) >= rules.promotion_minimum_age)
         .max_by_key(newest)
@@ -137,7 +138,6 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
-    use super::super::inventory::Owner;
     use super::*;
 
     fn now(day: i64) -> Timestamp {
@@ -257,6 +257,8 @@ mod tests {
             ..Rules::sample()
         };
         assert_eq!(done(&images, &rules), ["+b < a"]);
+        let never_promoted = [unmarked(Held::sample("c", 25))];
+        assert_eq!(done(&never_promoted, &rules), [""; 0]);
     }
 
     #[test]

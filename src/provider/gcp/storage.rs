@@ -46,7 +46,7 @@ impl Cloud {
     pub(super) async fn object(&self, name: &str) -> Result<Option<Object>, Error> {
         let what = format!("look for object {name} in bucket {}", self.bucket);
         let get = async || {
-            let request = self.http.get(self.object_url(name)).timeout(http::CALL);
+            let request = self.http.get(self.object_url(name));
             let response = self.answered(&what, request).await?;
             response.json().await.map_err(|source| Error::lost(&what, source))
         };
@@ -63,7 +63,7 @@ impl Cloud {
         let delete = async || {
             let mut url = self.object_url(name);
             url.query_pairs_mut().append_pair("ifGenerationMatch", generation);
-            let request = self.http.delete(url).timeout(http::CALL);
+            let request = self.http.delete(url);
             self.answered(&what, request).await.map(drop)
         };
         match Policy::CALL.run("gcp storage", Error::class_of_call, delete).await {
@@ -93,8 +93,7 @@ impl Cloud {
                 .post(url.clone())
                 .header("X-Upload-Content-Type", "application/gzip")
                 .header("X-Upload-Content-Length", size)
-                .json(&json!({"name": name, "contentType": "application/gzip", "metadata": metadata}))
-                .timeout(http::CALL);
+                .json(&json!({"name": name, "contentType": "application/gzip", "metadata": metadata}));
             let response = self.answered(&what, request).await?;
             let text = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let text = text.ok_or_else(|| Error::odd(&what, "no Location"))?;
@@ -114,7 +113,7 @@ impl Cloud {
         for permission in asked {
             url.query_pairs_mut().append_pair("permissions", permission);
         }
-        let request = self.http.get(url).timeout(http::CALL);
+        let request = self.http.get(url);
         let response = self.answered(&what, request).await.map_err(|error| match error {
             error if error.is_absent() => Error::NoBucket(self.bucket.clone()),
             error => error,
@@ -125,7 +124,7 @@ impl Cloud {
 
     /// Sends a request with a token; any answer but a success is an error.
     async fn answered(&self, what: &str, request: RequestBuilder) -> Result<Response, Error> {
-        let request = request.bearer_auth(self.token().await?);
+        let request = request.timeout(http::CALL).bearer_auth(self.token().await?);
         let response = request.send().await.map_err(|source| Error::lost(what, source))?;
         if response.status().is_success() {
             return Ok(response);
@@ -135,7 +134,7 @@ impl Cloud {
 
     /// A request to where an upload goes. Its address is a secret of its own; a token is for Google's address only.
     pub(super) async fn to_session(&self, method: Method, session: &Url) -> Result<RequestBuilder, Error> {
-        let request = self.http.request(method, session.clone()).timeout(http::CALL);
+        let request = self.uploads.request(method, session.clone()).timeout(http::CALL);
         if session.origin() == self.storage.origin() {
             return Ok(request.bearer_auth(self.token().await?));
         }

@@ -9,6 +9,7 @@ mod answers;
 mod auth;
 mod compute;
 mod faults;
+mod find;
 mod images;
 mod rules;
 mod storage;
@@ -233,6 +234,13 @@ impl Cloud {
         project.settle();
         let image = project.head_of(family).ok()?;
         image["name"].as_str().map(str::to_owned)
+    }
+
+    /// All that have been a family's head, in order; `None` for a time without one after that.
+    pub fn heads(&self, family: &str) -> Vec<Option<String>> {
+        let mut project = lock(&self.shared.project);
+        project.settle();
+        project.heads.get(family).cloned().unwrap_or_default()
     }
 
     /// The objects in the bucket, by name.

@@ -33,6 +33,8 @@ async fn the_vendor_s_client_is_content() -> Result<()> {
     cloud.validate_calls().await?;
     let described = cloud.describe(&["f"]).await?;
     assert_eq!(described["families"]["f"], "first");
+    let heads = ["second", "first", "second", "first"].map(|name| Some(name.to_owned()));
+    assert_eq!(cloud.heads("f"), heads);
     Ok(())
 }
 

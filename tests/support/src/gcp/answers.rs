@@ -40,7 +40,8 @@ pub(super) async fn answer_for(fault: &Option<Fault>) -> Option<Response> {
             retry_after,
         }) => Some(error(*status, reason, "as the test wants it", *retry_after)),
         Some(Fault::Hang) => never().await,
-        Some(Fault::LostAnswer | Fault::Freeze | Fault::Half | Fault::Flip | Fault::Fails { .. }) | None => None,
+        Some(Fault::Nothing | Fault::LostAnswer | Fault::Freeze | Fault::Half | Fault::Flip | Fault::Fails { .. })
+        | None => None,
     }
 }
 
@@ -52,7 +53,9 @@ pub(super) async fn afterwards(fault: &Option<Fault>, response: Response) -> Res
             Some(response) => response,
             None => response,
         },
-        Some(Fault::Refuse { .. } | Fault::Hang | Fault::Flip | Fault::Fails { .. }) | None => response,
+        Some(Fault::Nothing | Fault::Refuse { .. } | Fault::Hang | Fault::Flip | Fault::Fails { .. }) | None => {
+            response
+        }
     }
 }
 

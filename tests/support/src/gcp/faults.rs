@@ -8,6 +8,8 @@ use serde_json::Value;
 /// What goes wrong with one call.
 #[derive(Clone, Debug)]
 pub enum Fault {
+    /// Nothing goes wrong, so that the fault that waits behind it meets a later call.
+    Nothing,
     /// The answer is this error, and nothing is done.
     Refuse {
         /// The HTTP status.

@@ -1,4 +1,4 @@
-//! Images, families, and operations: what is there, and the rules for changing it.
+//! Images and operations: what is there, and the rules for changing it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,9 +11,7 @@ use uuid::Uuid;
 
 use super::PROJECT;
 use super::faults::Fault;
-use super::rules::{
-    Refused, absent, check_features, check_labels, field_of, filter, fingerprint, invalid, is_name, link, refused,
-};
+use super::rules::{Refused, absent, check_features, check_labels, fingerprint, invalid, is_name, link, refused};
 
 /// The bytes an image is to be made of, read before anything is locked.
 pub(super) struct Content {
@@ -44,6 +42,8 @@ struct Operation {
 #[derive(Default)]
 pub(super) struct Project {
     pub(super) images: BTreeMap<String, Value>,
+    /// What each family's head has been so far, by its name; `None` for having none any more.
+    pub(super) heads: BTreeMap<String, Vec<Option<String>>>,
     /// SHA-256 of what each image was made of.
     pub(super) contents: HashMap<String, String>,
     operations: BTreeMap<String, Operation>,
@@ -72,101 +72,40 @@ const INSERTABLE: [&str; 11] = [
     "shieldedInstanceInitialState",
     "diskSizeGb",
 ];
+
 impl Project {
-    /// Carries out what is due.
+    /// Carries out what is due, in the order in which it falls due.
     pub(super) fn settle(&mut self) {
         let now = Instant::now();
-        let due: Vec<_> = self
+        let mut due: Vec<_> = self
             .operations
             .values_mut()
             .filter(|operation| operation.due <= now)
+            .filter_map(|operation| Some((operation.due, operation.image.clone(), operation.effect.take()?)))
             .collect();
-        for operation in due {
-            let name = &operation.image;
-            match operation.effect.take() {
-                None => {}
-                Some(Effect::Delete) => {
-                    self.images.remove(name);
-                }
-                Some(Effect::Import(Ok(size))) => {
-                    if let Some(image) = self.images.get_mut(name) {
-                        image["status"] = json!("READY");
-                        image["diskSizeGb"] = json!(size.to_string());
-                    }
-                }
-                Some(Effect::Import(Err((_, true)))) => {
-                    if let Some(image) = self.images.get_mut(name) {
-                        image["status"] = json!("FAILED");
-                    }
-                }
-                Some(Effect::Import(Err((_, false)))) => {
-                    self.images.remove(name);
-                }
-                Some(Effect::Change(fields)) => {
-                    if let Some(image) = self.images.get_mut(name).and_then(Value::as_object_mut) {
-                        change(image, fields);
-                    }
-                }
+        due.sort_by_key(|(due, ..)| *due);
+        for (_, image, effect) in due {
+            self.carry_out(&image, effect);
+            self.note_heads();
+        }
+    }
+
+    fn carry_out(&mut self, name: &str, effect: Effect) {
+        let fields = match effect {
+            Effect::Delete | Effect::Import(Err((_, false))) => {
+                self.images.remove(name);
+                return;
             }
-        }
-    }
-
-    /// An image by name or number.
-    pub(super) fn get(&self, key: &str) -> Result<&Value, Refused> {
-        let by_id = || self.images.values().find(|image| image["id"] == key);
-        let found = self.images.get(key).or_else(by_id);
-        found.ok_or_else(|| absent(&format!("projects/{PROJECT}/global/images/{key}")))
-    }
-
-    /// The newest of a family that is not deprecated.
-    pub(super) fn head_of(&self, family: &str) -> Result<&Value, Refused> {
-        let usable = |image: &&Value| {
-            let state = image["deprecated"]["state"].as_str();
-            image["family"] == family && image["status"] == "READY" && matches!(state, None | Some("ACTIVE"))
+            Effect::Import(Ok(size)) => vec![
+                ("status", Some(json!("READY"))),
+                ("diskSizeGb", Some(json!(size.to_string()))),
+            ],
+            Effect::Import(Err(_)) => vec![("status", Some(json!("FAILED")))],
+            Effect::Change(fields) => fields,
         };
-        let created = |image: &&Value| {
-            image["creationTimestamp"]
-                .as_str()
-                .and_then(|at| at.parse::<Timestamp>().ok())
-        };
-        let newest = self.images.values().filter(usable).max_by_key(created);
-        newest.ok_or_else(|| absent(&format!("projects/{PROJECT}/global/images/family/{family}")))
-    }
-
-    pub(super) fn list(&self, query: &HashMap<String, String>) -> Result<Value, Refused> {
-        let asked = query.get("maxResults").map_or(Ok(500), |text| text.parse::<usize>());
-        let asked = asked.map_err(|_| invalid("maxResults"))?;
-        if !(1..=500).contains(&asked) {
-            return Err(invalid("maxResults must be from 1 to 500"));
+        if let Some(image) = self.images.get_mut(name).and_then(Value::as_object_mut) {
+            change(image, fields);
         }
-        let size = self.page.map_or(asked, |page| page.min(asked));
-        let filter = query.get("filter").map(|text| filter(text)).transpose()?;
-        let after = query.get("pageToken").cloned().unwrap_or_default();
-        let fits = |image: &&Value| {
-            filter
-                .as_ref()
-                .is_none_or(|(field, value)| field_of(image, field) == *value)
-        };
-        let mut rest = self
-            .images
-            .iter()
-            .filter(|(name, _)| **name > after)
-            .map(|(_, image)| image)
-            .filter(fits);
-        let items: Vec<_> = rest.by_ref().take(size).cloned().collect();
-        let mut answer = json!({"kind": "compute#imageList", "id": format!("projects/{PROJECT}/global/images")});
-        if rest.next().is_some()
-            && let Some(last) = items.last()
-        {
-            answer["nextPageToken"] = last["name"].clone();
-        }
-        if !items.is_empty() {
-            answer["items"] = json!(items);
-        }
-        if self.partial {
-            answer["warning"] = json!({"code": "UNREACHABLE", "message": "some images cannot be reached"});
-        }
-        Ok(answer)
     }
 
     /// Begins the making of an image, after [the rules](https://cloud.google.com/compute/docs/reference/rest/v1/images).
@@ -398,10 +337,6 @@ impl Project {
             return Err(invalid("requestId is no UUID"));
         }
         self.requests.get(request).map(|name| self.operation(name)).transpose()
-    }
-
-    fn name_of(&self, key: &str) -> Result<String, Refused> {
-        Ok(self.get(key)?["name"].as_str().unwrap_or_default().to_owned())
     }
 }
 
