@@ -141,8 +141,14 @@ fn the_dashboard_shows_every_metric_there_is_and_no_other() {
 
 #[test]
 fn every_alert_says_what_and_where_to_read_on() {
+    let page = text("docs/troubleshooting.md");
+    let mut headings: BTreeSet<_> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### Alert "))
+        .collect();
     let mut names = BTreeSet::new();
-    for rule in rules() {
+    let rules = rules();
+    for rule in &rules {
         let name = rule["alert"].as_str().unwrap();
         assert!(names.insert(name.to_owned()), "{name} twice");
         check_labels(rule["expr"].as_str().unwrap());
@@ -155,7 +161,9 @@ fn every_alert_says_what_and_where_to_read_on() {
         let place = format!("docs/troubleshooting.md#alert-{}", name.to_lowercase());
         let runbook = annotations["runbook_url"].as_str().unwrap();
         assert!(runbook.ends_with(&place), "{name}: {runbook}");
+        assert!(headings.remove(name), "docs/troubleshooting.md lacks {name}");
     }
+    assert!(headings.is_empty(), "there are no alerts {headings:?}");
 }
 
 /// Whether rules fire when they should, and no other time; and whether Prometheus understands the dashboard.
