@@ -38,11 +38,12 @@ impl Advice {
     }
 }
 
-/// The text with ports, identifiers, and temporary folders made equal.
+/// The text with ports, identifiers, and folders made equal.
 fn steady(text: &str) -> String {
     let folder = folder();
+    let text = text.replace(repository(), "REPOSITORY");
     let mut steady = String::new();
-    let mut rest = text;
+    let mut rest = text.as_str();
     while let Some(first) = rest.chars().next() {
         let is_start = !steady.ends_with(|c: char| c.is_ascii_alphanumeric());
         let hex = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
@@ -77,6 +78,11 @@ fn folder() -> String {
     std::env::temp_dir().join(".tmp").display().to_string()
 }
 
+/// Where this repository is.
+fn repository() -> &'static str {
+    env!("CARGO_MANIFEST_DIR").trim_end_matches("/tests/support")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +96,10 @@ mod tests {
                 "connect to localhost:PORT: refused",
             ),
             (path.as_str(), "read FOLDER/config.toml"),
+            (
+                concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+                "REPOSITORY/tests/support/Cargo.toml",
+            ),
             (
                 "client 0f6b7a0e-6d8e-4d37-a8f2-9d1d3a5c7e42, blob vhds-0123456789abcdef0123456789abcdef",
                 "client ID, blob vhds-ID",

@@ -148,25 +148,28 @@ impl Front {
         if let Some(answer) = before(&self.shared, target, region, &parts.headers, &body) {
             return answer;
         }
+        let (bucket, key, id) = (&target.bucket, target.get("Key"), target.get("uploadId"));
         let headers = parts.headers.clone();
         let size = body.len();
         // Of two who end an upload at once, one comes too late.
         let ends = ["CompleteMultipartUpload", "AbortMultipartUpload"].contains(&target.action);
-        let ended = ends
-            .then(|| lock(&self.shared.uploads).end(target.get("uploadId")))
-            .flatten();
+        let ended = ends.then(|| lock(&self.shared.uploads).end(id)).flatten();
         let request = axum::http::Request::from_parts(parts, s3s::Body::from(body));
         let Ok(answer) = self.service.call(request).await else {
             return Protocol::S3.refuse(&Protocol::S3.broken());
         };
         let mut response = answer.map(Body::new);
         if !response.status().is_success() {
-            if let Some(upload) = ended {
-                lock(&self.shared.uploads).restore(target.get("uploadId"), upload);
+            let mut uploads = lock(&self.shared.uploads);
+            let gone = uploads.get(id, bucket, key).err();
+            match (ended, gone) {
+                (Some(upload), _) => uploads.restore(id, upload),
+                // Ended while the part was on its way, which the server behind says in its own words.
+                (None, Some(refusal)) if target.action == "UploadPart" => return Protocol::S3.refuse(&refusal),
+                (None, _) => {}
             }
             return response;
         }
-        let (bucket, key, id) = (&target.bucket, target.get("Key"), target.get("uploadId"));
         match target.action {
             "HeadBucket" => {
                 let home = lock(&self.shared.world).buckets.get(bucket).cloned();
