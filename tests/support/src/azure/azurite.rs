@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use reqwest::{Client, Method, RequestBuilder, Response};
+use reqwest::{Certificate, Client, ClientBuilder, Method, RequestBuilder, Response};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -61,9 +61,7 @@ impl Azurite {
             }
         };
         // Clients belong to the runtime of one test.
-        let http = Client::builder()
-            .tls_certs_only([reqwest::Certificate::from_pem(running.authority.as_bytes())?])
-            .build()?;
+        let http = running.client()?.build()?;
         let reader = Reader {
             http,
             endpoint: format!("https://127.0.0.1:{}/{ACCOUNT}", running.port),
@@ -79,6 +77,11 @@ impl Azurite {
     /// `blob_endpoint`, with the account's path.
     pub fn url(&self) -> &str {
         &self.reader.endpoint
+    }
+
+    /// A client that trusts it.
+    pub fn client(&self) -> Result<ClientBuilder> {
+        self.running.client()
     }
 
     /// `storage_container_name`.
@@ -162,6 +165,11 @@ impl Azurite {
 }
 
 impl Running {
+    fn client(&self) -> Result<ClientBuilder> {
+        let authority = Certificate::from_pem(self.authority.as_bytes())?;
+        Ok(Client::builder().tls_certs_only([authority]))
+    }
+
     async fn start() -> Result<Self> {
         let program = test_env().join("node/node_modules/.bin/azurite-blob");
         ensure!(
@@ -215,8 +223,9 @@ impl Reader {
     }
 
     async fn get(&self, url: &str) -> Result<Response> {
-        let path = url.strip_prefix(&format!("{}/{}", self.endpoint, self.container));
-        let path = path.with_context(|| format!("{url} is not a blob of {}", self.container))?;
+        // By whichever address a client reaches the account.
+        let path = url.split_once(&format!("/{ACCOUNT}/{}", self.container));
+        let (_, path) = path.with_context(|| format!("{url} is not a blob of {}", self.container))?;
         let response = self.send(Method::GET, path, |request| request).await?;
         if !response.status().is_success() {
             bail!("{url}: {}", response.status());
