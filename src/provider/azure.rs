@@ -16,7 +16,7 @@ mod identity;
 mod pages;
 mod upload;
 mod version;
-mod vhd;
+pub mod vhd;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
