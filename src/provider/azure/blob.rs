@@ -333,12 +333,15 @@ impl Claim {
         }
     }
 
-    /// An import could not read a blob that is leased. If this fails, the lease ends by itself.
+    /// An import fails on a blob that is leased. The lease ends by itself, but too late for that.
     async fn release(&self) {
         let what = format!("release blob {}", self.blob.name);
-        let release = self.blob.client.release_lease(self.lease.clone(), None);
-        if let Err(error) = self.blob.once(&what, release).await {
-            tracing::warn!("could not {}", Failure::from(error));
+        let release = || self.blob.client.release_lease(self.lease.clone(), None);
+        match self.blob.call(&what, release).await {
+            // The answer to the first try was lost.
+            Err(error) if error.status() == Some(409) => {}
+            Err(error) => tracing::warn!("could not {}", Failure::from(error)),
+            Ok(_) => {}
         }
     }
 }
