@@ -14,7 +14,8 @@ use azure_core::http::policies::{Policy as SdkPolicy, PolicyResult};
 use azure_core::http::{ClientOptions, Context, Request, RequestContent, RetryOptions, StatusCode, Transport};
 use azure_storage_blob::models::{
     BlobClientAcquireLeaseOptions, BlobClientDeleteOptions, BlobClientGetPropertiesResultHeaders,
-    BlobClientSetMetadataOptions, HttpRange, PageBlobClientCreateOptions, PageBlobClientUploadPagesOptions,
+    BlobClientSetMetadataOptions, HttpRange, LeaseStatus, PageBlobClientCreateOptions,
+    PageBlobClientUploadPagesOptions,
 };
 use azure_storage_blob::{BlobClient, BlobClientOptions, BlobContainerClient, BlobContainerClientOptions};
 use crc_fast::CrcAlgorithm;
@@ -180,6 +181,26 @@ impl Blob {
             value.map(|(_, value)| value) == wanted.get(name)
         };
         Ok(same(DIGEST) && same(COMPLETE))
+    }
+
+    /// Waits until nobody holds its lease, on which an import would fail. Whoever completed it and died before letting go
+    /// of it holds it for a moment yet.
+    pub(super) async fn until_free(&self) -> Result<(), Error> {
+        let what = format!("look at blob {}", self.name);
+        let since = Instant::now();
+        loop {
+            let properties = match self.call(&what, || self.client.get_properties(None)).await {
+                // Whoever was faster needs it no more.
+                Err(error) if is_missing(&error) => return Ok(()),
+                properties => properties?,
+            };
+            let lease = properties.lease_status();
+            match lease.map_err(|error| Error::storage(&what, error))? {
+                Some(LeaseStatus::Locked) if since.elapsed() < OTHERS => tokio::time::sleep(LOOK).await,
+                Some(LeaseStatus::Locked) => return Err(Error::Busy(self.name.clone())),
+                Some(LeaseStatus::Unlocked) | None => return Ok(()),
+            }
+        }
     }
 
     /// Makes the blob ours to write, empty; `None` if it is complete by now.

@@ -24,7 +24,7 @@ pub(super) fn blob(container: &Container, definition: &str, version: &str, sha25
 /// Makes the blob complete, unless it is. Nothing is left of it if the image is not what it should be.
 pub(super) async fn upload(blob: &Blob, source: &Source, mark: &Mark) -> Result<(), Failure> {
     if blob.is_complete(mark).await? {
-        return Ok(());
+        return Ok(blob.until_free().await?);
     }
     let size = source.decompressed_size().await?;
     let blob_size = vhd::blob_size(size);
