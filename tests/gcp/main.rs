@@ -6,7 +6,7 @@
 mod adopt;
 mod faults;
 mod hostile;
-mod kills;
 mod policies;
 mod publish;
+mod together;
 mod world;

@@ -10,6 +10,7 @@ use serde_json::Value;
 pub fn leave(target: &str, name: &str, numbers: &Value) -> Result<()> {
     let folder = Path::new(target).join("survival");
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join(format!("{name}.json")), numbers.to_string())?;
+    let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    fs::write(folder.join(name + ".json"), numbers.to_string())?;
     Ok(())
 }
