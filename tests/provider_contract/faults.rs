@@ -141,7 +141,12 @@ async fn suffer<W: World>(kind: Kind, case: Case, expected: &Found) -> Outcome {
     }
     let exit = world.program().await.run(PATIENT).await.unwrap();
     assert_known(&world, &what);
-    assert!(dies || world.front().troubles_met(), "{what} did not happen");
+    // What has failed for long enough is settled otherwise in the next round, or left to another run.
+    let met = match kind {
+        Kind::FailsTenTimes => world.front().calls().contains_key(call.name),
+        _ => dies || world.front().troubles_met(),
+    };
+    assert!(met, "{what} did not happen");
     Outcome::of(what, &exit, &world.found().await, expected)
 }
 

@@ -1,7 +1,7 @@
 //! What every provider owes its operators, whatever fails, each of its calls by name: the same end as if nothing had
 //! failed, nothing twice, nothing left over.
 //!
-//! A provider joins with a [`World`] of its own and one line at the end of this file.
+//! A provider joins with a [`World`] of its own, one line at the end of this file, and one in `survival`.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
@@ -81,7 +81,7 @@ macro_rules! contract {
             }
 
             #[tokio::test(flavor = "multi_thread")]
-            #[ignore = "takes half an hour: what fails ten times is waited for longer and longer"]
+            #[ignore = "takes minutes, of an upload half an hour: what fails ten times is waited for longer and longer"]
             async fn every_call_may_fail_ten_times() {
                 survives::<$world>(&EXPECTED, Kind::FailsTenTimes).await;
             }

@@ -301,9 +301,9 @@ impl Shared {
     }
 
     /// Notes that a call was carried out, and answers it, or does not.
-    async fn end(&self, name: &str, fault: &Option<Fault>, response: Response) -> Response {
+    fn end(&self, name: &str, fault: &Option<Fault>, response: Response) -> Response {
         lock(&self.record).done.push(name.to_owned());
-        answers::afterwards(fault, response).await
+        answers::afterwards(fault, response)
     }
 
     fn admit(&self, authorization: Option<&str>) -> Result<()> {

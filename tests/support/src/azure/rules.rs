@@ -24,7 +24,7 @@ pub(super) fn check_disk(bytes: &[u8]) -> Result<(), String> {
 /// <https://learn.microsoft.com/azure/virtual-machines/linux/create-upload-generic>.
 pub fn check_end(length: u64, footer: &[u8; 512]) -> Result<(), String> {
     let size = length.saturating_sub(512);
-    if size == 0 || size % MIB != 0 {
+    if size == 0 || !size.is_multiple_of(MIB) {
         return Err(format!(
             "The specified cookie value in VHD footer indicates a size of {size}, which is no whole MiB."
         ));

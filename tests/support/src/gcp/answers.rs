@@ -1,7 +1,5 @@
 //! Answers in the service's form, and those that never come.
 
-use std::convert::Infallible;
-
 use axum::{
     Json,
     body::Body,
@@ -39,26 +37,17 @@ pub(super) async fn answer_for(fault: &Option<Fault>) -> Option<Response> {
             reason,
             retry_after,
         }) => Some(error(*status, reason, "as the test wants it", *retry_after)),
-        Some(Fault::Hang) => never().await,
-        Some(Fault::LostAnswer | Fault::Freeze | Fault::Half | Fault::Flip | Fault::Fails { .. }) | None => None,
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::LostAnswer | Fault::Half | Fault::Flip | Fault::Fails { .. }) | None => None,
     }
 }
 
 /// What is answered instead, once a call has been carried out.
-pub(super) async fn afterwards(fault: &Option<Fault>, response: Response) -> Response {
+pub(super) fn afterwards(fault: &Option<Fault>, response: Response) -> Response {
     match fault {
         Some(Fault::LostAnswer | Fault::Half) => broken(),
-        Some(Fault::Freeze) => match never().await {
-            Some(response) => response,
-            None => response,
-        },
         Some(Fault::Refuse { .. } | Fault::Hang | Fault::Flip | Fault::Fails { .. }) | None => response,
     }
-}
-
-async fn never() -> Option<Response> {
-    std::future::pending::<Option<Infallible>>().await;
-    None
 }
 
 /// A connection that breaks after the head of a success.

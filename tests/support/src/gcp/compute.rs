@@ -82,7 +82,7 @@ pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
             message,
         }) => answers::error(status, reason, &message, None),
     };
-    shared.end(name, &fault, response).await
+    shared.end(name, &fault, response)
 }
 
 /// The call behind a method and path, and what it is about.
@@ -178,5 +178,5 @@ async fn give_token(shared: &Shared, path: &str, body: &[u8], headers: &HeaderMa
             (StatusCode::BAD_REQUEST, Json(body)).into_response()
         }
     };
-    shared.end(name, &fault, response).await
+    shared.end(name, &fault, response)
 }

@@ -21,8 +21,6 @@ pub enum Fault {
     Hang,
     /// It is done, and the connection breaks before the answer is read.
     LostAnswer,
-    /// It is done, and no answer ever comes. A process can be killed then.
-    Freeze,
     /// Only half of the bytes of an upload arrive, and the connection breaks.
     Half,
     /// A byte of an upload changes on the way.

@@ -142,7 +142,7 @@ pub(super) async fn front(State(shared): State<Arc<Shared>>, request: Request) -
             shared.compare(response, said.as_deref()).await
         }
     };
-    shared.end(name, &fault, response).await
+    shared.end(name, &fault, response)
 }
 
 fn precondition_failed() -> Response {
