@@ -41,9 +41,9 @@ use crate::error::Failure;
 use crate::select::Deliverable;
 use crate::source::CHUNK;
 
-/// What all images together hold of parts and blocks on their way to AWS. Enough for three images at eight parts in
-/// flight, or for 192 blocks.
-const UPLOAD_MEMORY: usize = 96 << 20;
+/// What all images together hold of parts and blocks on their way to AWS, besides `buffer_memory`. Enough for two images at
+/// all the parts they have in flight, or for 128 blocks; the largest part must fit.
+const UPLOAD_MEMORY: usize = 64 << 20;
 
 /// Publishes to EC2.
 pub struct AwsProvider {

@@ -22,7 +22,7 @@ mod pages;
 mod stage;
 mod upload;
 mod version;
-mod vhd;
+pub mod vhd;
 
 use std::sync::Arc;
 use std::time::Duration;

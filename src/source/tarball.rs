@@ -217,9 +217,10 @@ fn check_sparse(header: &[u8; BLOCK], stored: u64, archive: &mut impl Read) -> i
 /// A number of a header: octal digits, or for large ones binary after a set first bit.
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
-        let (high, low) = field.split_at(field.len() - 8);
-        let empty = high[0] == 0x80 && high[1..].iter().all(|byte| *byte == 0);
-        return empty.then(|| low.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
+        // A field of eight bytes, such as a checksum's, has no room for more than the mark.
+        let (high, low) = field.split_last_chunk::<8>()?;
+        let empty = matches!(high, [0x80, rest @ ..] if rest.iter().all(|byte| *byte == 0));
+        return empty.then(|| u64::from_be_bytes(*low));
     }
     let text = std::str::from_utf8(field).ok()?;
     let digits = text.trim_matches([' ', '\0']);
@@ -316,6 +317,11 @@ mod tests {
             ("wrong checksum", {
                 let mut bytes = good();
                 bytes[0] = b'D';
+                bytes
+            }),
+            ("wrong checksum", {
+                let mut bytes = good();
+                bytes[148] = 0x80;
                 bytes
             }),
             (

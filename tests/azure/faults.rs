@@ -37,19 +37,6 @@ async fn passing_failures_are_not_seen() {
     world.assert_published(X64, &disk).await;
 }
 
-/// The version was made, and nobody said so.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_answer_is_settled_by_looking() {
-    let world = World::new(&["eastus"]).await;
-    world.azure.fault("PUT version", Fault::Lost, 1);
-    let disk = disk("x86_64");
-    world.compose(vec![row("x86_64", &disk)]);
-    let exit = world.reconsume(&[]).await;
-    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
-    world.assert_published(X64, &disk).await;
-    assert_eq!(world.count("PUT version"), 1, "{:?}", world.azure.changes());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_ends_is_replaced() {
     let world = World::new(&["eastus"]).await;
@@ -251,19 +238,4 @@ async fn only_the_locations_asked_for_are_made_beside_the_gallery_s_own() {
     let exit = world.reconsume(&["--location", "japaneast"]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     assert_eq!(world.regions(), ["eastus", "japaneast"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes a minute: a silent server is waited for half a minute, twice"]
-async fn a_server_that_says_nothing_is_asked_again() {
-    let world = World::new(&["eastus"]).await;
-    world.azure.fault("GET version", Fault::Hang, 1);
-    // It is made, and nobody says so.
-    world.azure.fault("PUT version", Fault::Deaf, 1);
-    let disk = disk("x86_64");
-    world.compose(vec![row("x86_64", &disk)]);
-    let exit = world.reconsume(&[]).await;
-    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
-    world.assert_published(X64, &disk).await;
-    assert_eq!(world.count("PUT version"), 1, "{:?}", world.azure.changes());
 }

@@ -61,7 +61,7 @@ impl Store for Scales {
 }
 
 /// Makes the checksums of all headers right, or hardly anything behind them would ever be reached.
-fn mend(archive: &mut [u8]) {
+pub fn mend(archive: &mut [u8]) {
     for header in archive
         .chunks_exact_mut(512)
         .filter(|block| block[257..262] == *b"ustar")
@@ -95,7 +95,7 @@ async fn archives() {
             .layer(layer("two", 9000))
             .build(),
     ];
-    let (accepted, _) = attempts(async |random| {
+    let (accepted, _) = attempts("container archives", async |random| {
         let archive = spoilt(random, &corpus);
         let scales = Arc::new(Scales::default());
         let store: Arc<dyn Store> = scales.clone();

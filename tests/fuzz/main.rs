@@ -1,4 +1,4 @@
-//! What comes from outside, changed at random: messages, metadata, archives. Nothing may panic, hang, or be believed.
+//! What comes from outside, changed at random: messages, metadata, archives, disks. Nothing may panic, hang, or be believed.
 //!
 //! Two seconds each in an ordinary run; `FUZZ_SECONDS=600 FUZZ_SEED=7 cargo test --release --test fuzz` goes on for longer.
 //! The decoder has a run of its own in `tests/xz`.
@@ -8,13 +8,19 @@
 mod archive;
 mod message;
 mod metadata;
+#[cfg(feature = "gcp")]
+mod tarball;
+#[cfg(feature = "azure")]
+mod vhd;
 
 use std::time::{Duration, Instant};
 
+use cloud_image_uploader_test_support::survival::leave;
 use serde_json::{Value, json};
 
-/// Calls `attempt` until the time is up; fails if it was never called. Returns how often it said yes, and no.
-async fn attempts(mut attempt: impl AsyncFnMut(&mut Random) -> bool) -> (usize, usize) {
+/// Calls `attempt` until the time is up; fails if it never said no. Returns how often it said yes, and no, and leaves the
+/// numbers for `tests/survival`.
+async fn attempts(what: &str, mut attempt: impl AsyncFnMut(&mut Random) -> bool) -> (usize, usize) {
     let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
     let mut random = Random(number("FUZZ_SEED", 1));
     let end = Instant::now() + Duration::from_secs(number("FUZZ_SECONDS", 2));
@@ -25,7 +31,9 @@ async fn attempts(mut attempt: impl AsyncFnMut(&mut Random) -> bool) -> (usize, 
             false => refused += 1,
         }
     }
-    eprintln!("{accepted} accepted, {refused} refused");
+    eprintln!("{what}: {accepted} accepted, {refused} refused");
+    let numbers = json!({"input": what, "tried": accepted + refused, "refused": refused});
+    leave(env!("CARGO_TARGET_TMPDIR"), &format!("input-{what}"), &numbers).unwrap();
     assert!(refused > 0, "nothing was refused");
     (accepted, refused)
 }

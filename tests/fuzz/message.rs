@@ -21,7 +21,7 @@ fn check(request: &Request) {
 #[tokio::test]
 async fn messages() {
     let sound = message("Fedora-43-20251024.0", Some("RC-1.6"), "http://host/compose");
-    let (accepted, _) = attempts(async |random| {
+    let (accepted, _) = attempts("messages", async |random| {
         let mut spoilt = sound.clone();
         if random.below(3) > 0 {
             random.spoil_value(&mut spoilt);

@@ -37,7 +37,7 @@ async fn metadata() {
         newest_stable: true,
         end_of_life: None,
     };
-    let (accepted, _) = attempts(async |random| {
+    let (accepted, _) = attempts("metadata", async |random| {
         for (name, document) in [("images", &images), ("composeinfo", &info)] {
             let mut spoilt = document.clone();
             for _ in 0..random.below(3) {

@@ -43,24 +43,6 @@ async fn passing_failures_are_not_seen() {
     }
 }
 
-/// The work was done, and nobody said so.
-#[tokio::test(flavor = "multi_thread")]
-async fn lost_answers_are_settled_by_looking() {
-    let world = World::with(Emulator::GcpStorageEmulator).await;
-    // Longer than the wait before a call is repeated, so that there is an operation to follow.
-    world.cloud.set_delay(Duration::from_millis(2500));
-    for call in CALLS {
-        world.cloud.fault(call, Fault::LostAnswer, 1);
-    }
-    let deliverable = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;
-    let publication = publish(&world.provider(), &deliverable).await.unwrap();
-    assert!(publication.failed.is_empty());
-    assert!(world.cloud.faults_met());
-    let image = &world.cloud.images()[IMAGE];
-    assert_eq!(image["family"], FAMILY);
-    world.assert_only(&[IMAGE]).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_breaks_goes_on_where_it_stopped() {
     let world = World::with(Emulator::GcpStorageEmulator).await;

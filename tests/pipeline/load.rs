@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use cloud_image_uploader_test_support::archive::noise;
+use cloud_image_uploader_test_support::survival::leave;
+use serde_json::json;
 
 use crate::world::*;
 
@@ -59,6 +61,12 @@ async fn messages_are_acknowledged_and_memory_is_bounded_while_four_composes_are
         }
     }
     let peak = daemon.peak_memory();
+    let read: usize = disks.iter().flatten().map(|disk| disk.len() >> 20).sum();
+    let numbers = json!({
+        "provider": "local, and 5000 messages of nobody", "composes": 4, "images": 8, "mib": read,
+        "peak_mib": peak >> 20, "bound_mib": (BUFFER >> 20) + 128,
+    });
+    leave(env!("CARGO_TARGET_TMPDIR"), "load-local", &numbers).unwrap();
     assert!(peak <= BUFFER + (128 << 20), "{} MiB", peak >> 20);
     assert!(!daemon.stderr().contains("lost the broker"), "{}", daemon.stderr());
     world.until_settled(daemon).await;

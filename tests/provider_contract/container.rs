@@ -1,6 +1,5 @@
 //! A registry, with an older compose in it, so that there is something to compare with.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +9,7 @@ use cloud_image_uploader_test_support::program::Program;
 use cloud_image_uploader_test_support::registry::Registry;
 use tokio::sync::OnceCell;
 
-use crate::{Call, LONG, World, assert_published, changes, program, reads};
+use crate::world::{self, Call, Found, LONG, World, assert_published, changes, program, reads};
 
 const OLDER: &str = "Fedora-43-20251023.0";
 const NEWER: &str = "Fedora-43-20251024.0";
@@ -25,14 +24,16 @@ async fn prepared() -> &'static Path {
     static PREPARED: OnceCell<PathBuf> = OnceCell::const_new();
     PREPARED
         .get_or_init(async || {
-            let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("contract-container");
-            let _ = fs::remove_dir_all(&folder);
+            let folder = world::folder("container");
             for (id, seed) in [(OLDER, "older"), (NEWER, "newer")] {
                 compose(id, seed).write(&folder.join(id)).unwrap();
             }
             let registry = Registry::open().await.unwrap();
             let older = folder.join(OLDER).display().to_string();
-            let exit = program(&config(&registry.host), OLDER, &older).run(LONG).await.unwrap();
+            let exit = program(&sections(&registry.host), OLDER, &older)
+                .run(LONG)
+                .await
+                .unwrap();
             assert_published(&exit, "the older compose");
             copy(&registry.data(), &folder.join("data"));
             folder
@@ -53,7 +54,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn config(host: &str) -> String {
+pub fn sections(host: &str) -> String {
     format!(
         "[consumer_config.container]\npublish_amqp_messages = false\n\
          [consumer_config.container.repos]\nContainer_Base = \"fedora\"\nContainer_Toolbox = \"fedora-toolbox\"\n\
@@ -97,6 +98,7 @@ fn compose(id: &str, seed: &str) -> ComposeBuilder {
 }
 
 impl World for Registries {
+    const NAME: &'static str = "container";
     const CALLS: &'static [Call] = &[
         reads("look for a blob"),
         changes("begin an upload"),
@@ -122,13 +124,17 @@ impl World for Registries {
 
     async fn program(&self) -> Program {
         let compose = prepared().await.join(NEWER).display().to_string();
-        program(&config(self.front.url().trim_start_matches("http://")), NEWER, &compose)
+        program(
+            &sections(self.front.url().trim_start_matches("http://")),
+            NEWER,
+            &compose,
+        )
     }
 
     /// Tags with what they point to, and every manifest and blob. Uploads that were begun are the registry's own to
     /// forget; it does so after a week.
-    async fn found(&self) -> BTreeMap<String, String> {
-        let mut found = BTreeMap::new();
+    async fn found(&self) -> Found {
+        let mut found = Found::new();
         collect(&self.registry.data(), "", &mut found);
         found.retain(|path, _| !path.contains("/_uploads/"));
         found
@@ -136,7 +142,7 @@ impl World for Registries {
 }
 
 /// Links hold a digest; a blob's name is its digest, and its content is the registry's to verify.
-fn collect(folder: &Path, prefix: &str, found: &mut BTreeMap<String, String>) {
+fn collect(folder: &Path, prefix: &str, found: &mut Found) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries {
         let entry = entry.unwrap();

@@ -1,6 +1,5 @@
 //! A folder. Its calls are those to where the compose is.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,7 @@ use cloud_image_uploader_test_support::front::{self, Front};
 use cloud_image_uploader_test_support::program::Program;
 use tempfile::TempDir;
 
-use crate::{Call, World, program, reads};
+use crate::world::{Call, Found, World, program, reads};
 
 const COMPOSE: &str = "Fedora-43-20251024.0";
 
@@ -39,6 +38,7 @@ impl Folder {
 }
 
 impl World for Folder {
+    const NAME: &'static str = "local";
     const CALLS: &'static [Call] = &[
         reads("read the metadata"),
         reads("read the label"),
@@ -87,14 +87,14 @@ impl World for Folder {
     }
 
     /// Every file, hidden ones too.
-    async fn found(&self) -> BTreeMap<String, String> {
-        let mut found = BTreeMap::new();
+    async fn found(&self) -> Found {
+        let mut found = Found::new();
         collect(&self.published(), "", &mut found);
         found
     }
 }
 
-fn collect(folder: &Path, prefix: &str, found: &mut BTreeMap<String, String>) {
+fn collect(folder: &Path, prefix: &str, found: &mut Found) {
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
         let name = format!("{prefix}{}", entry.file_name().to_str().unwrap());

@@ -5,6 +5,7 @@
 mod connection;
 mod content;
 mod forms;
+mod redirects;
 mod size;
 
 use std::path::Path;

@@ -5,7 +5,7 @@
 //! its length without the footer is a whole number of MiB.
 
 /// Length of a footer, and of a page.
-pub(super) const FOOTER: usize = 512;
+pub const FOOTER: usize = 512;
 /// What the length of the disk is a multiple of.
 const ALIGNMENT: u64 = 1 << 20;
 const COOKIE: &[u8; 8] = b"conectix";
@@ -22,7 +22,7 @@ const CHECKSUM: usize = 64;
 
 /// Length of the blob for an image of this length: the same if it may be a VHD, else with the padding and the footer that
 /// a raw disk lacks.
-pub(super) fn blob_size(image: u64) -> u64 {
+pub fn blob_size(image: u64) -> u64 {
     if may_be_vhd(image) {
         image
     } else {
@@ -41,7 +41,7 @@ fn may_be_vhd(image: u64) -> bool {
 /// # Errors
 ///
 /// What is wrong with the footer it has, or with its length.
-pub(super) fn complete(image: u64, end: &[u8; FOOTER], seed: &str) -> Result<Option<[u8; FOOTER]>, String> {
+pub fn complete(image: u64, end: &[u8; FOOTER], seed: &str) -> Result<Option<[u8; FOOTER]>, String> {
     if !end.starts_with(COOKIE) {
         if may_be_vhd(image) {
             // One that happens to have this length would lose its last 512 bytes.

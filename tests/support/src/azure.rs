@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 pub use azurite::{ACCOUNT, Azurite};
 pub use disk::{seal, vhd};
 pub use faults::{Call, Fault};
+pub use rules::check_end;
 pub use sdk::Sdk;
 pub use tokens::{CLIENT_ID, SECRET, TENANT};
 
@@ -140,6 +141,11 @@ impl Azure {
     /// `resource_manager_endpoint` and `authority_host`.
     pub fn url(&self) -> String {
         self.server.url()
+    }
+
+    /// Clients reach it by another address, to which all its links must lead.
+    pub fn reached_at(&self, url: &str) {
+        self.shared.lock().base = url.to_owned();
     }
 
     /// The variables that a program needs to be let in.

@@ -58,13 +58,18 @@ pub type Namer = fn(&Call<'_>) -> Option<&'static str>;
 
 /// A running front.
 pub struct Front {
-    server: HttpServer,
+    servers: Vec<HttpServer>,
+    shared: Arc<Shared>,
+}
+
+/// The way to one server.
+struct Door {
+    http: reqwest::Client,
+    target: String,
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    http: reqwest::Client,
-    target: String,
     namer: Namer,
     state: Mutex<Seen>,
     /// Calls that will never be answered.
@@ -81,25 +86,34 @@ struct Seen {
 impl Front {
     /// Passes on to `target`, a URL without a path.
     pub async fn start(target: &str, namer: Namer) -> Result<Self> {
-        let shared = Arc::new(Shared {
-            http: reqwest::Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .build()?,
-            target: target.trim_end_matches('/').to_owned(),
-            namer,
-            state: Mutex::default(),
-            silent: watch::Sender::new(0),
-        });
-        let router = Router::new().fallback(pass).with_state(shared.clone());
-        Ok(Self {
-            server: HttpServer::start(router).await?,
-            shared,
-        })
+        let mut front = Self {
+            servers: Vec::new(),
+            shared: Arc::new(Shared {
+                namer,
+                state: Mutex::default(),
+                silent: watch::Sender::new(0),
+            }),
+        };
+        front.also(target, reqwest::Client::builder()).await?;
+        Ok(front)
     }
 
-    /// `http://127.0.0.1:<port>`.
+    /// Stands before another server too, which this client trusts, and returns the address that leads there.
+    pub async fn also(&mut self, target: &str, client: reqwest::ClientBuilder) -> Result<String> {
+        let door = Arc::new(Door {
+            http: client.redirect(reqwest::redirect::Policy::none()).build()?,
+            target: target.trim_end_matches('/').to_owned(),
+            shared: self.shared.clone(),
+        });
+        let server = HttpServer::start(Router::new().fallback(pass).with_state(door)).await?;
+        let url = server.url();
+        self.servers.push(server);
+        Ok(url)
+    }
+
+    /// `http://127.0.0.1:<port>`, which leads to the first server.
     pub fn url(&self) -> String {
-        self.server.url()
+        self.servers[0].url()
     }
 
     /// Gets in the way of the next `times` calls of a name.
@@ -141,8 +155,13 @@ impl Shared {
     fn see(&self, call: &Call<'_>) -> Option<Trouble> {
         let mut seen = self.lock();
         let Some(name) = (self.namer)(call) else {
-            seen.unknown
-                .push(format!("{} {}?{}", call.method, call.path, call.query));
+            seen.unknown.push(format!(
+                "{} {}?{} {}",
+                call.method,
+                call.path,
+                call.query,
+                String::from_utf8_lossy(call.body)
+            ));
             return None;
         };
         *seen.calls.entry(name).or_default() += 1;
@@ -157,7 +176,8 @@ impl Shared {
     }
 }
 
-async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+async fn pass(State(door): State<Arc<Door>>, request: Request) -> Response {
+    let shared = &door.shared;
     let (parts, body) = request.into_parts();
     // A client that went away in mid-request asked for nothing.
     let Ok(body) = to_bytes(body, LONGEST).await else {
@@ -181,15 +201,14 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
             return response;
         }
         Some(Trouble::Cut) => return broken(),
-        Some(Trouble::Ignored) => return silence(&shared).await,
+        Some(Trouble::Ignored) => return silence(shared).await,
         Some(Trouble::Lost | Trouble::Unanswered) | None => {}
     }
-    let url = format!("{}{}", shared.target, parts.uri);
+    let url = format!("{}{}", door.target, parts.uri);
     // The Host header goes through, so that the server's addresses lead back here, and signatures hold.
     let mut headers = parts.headers;
     headers.remove(header::TRANSFER_ENCODING);
-    headers.remove(header::CONTENT_LENGTH);
-    let asked = shared.http.request(parts.method, url).headers(headers).body(body);
+    let asked = door.http.request(parts.method, url).headers(headers).body(body);
     let answer = match asked.send().await {
         Ok(answer) => answer,
         Err(_) => return broken(),
@@ -198,7 +217,7 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let body = answer.bytes().await.unwrap_or_default();
     match trouble {
         Some(Trouble::Lost) => broken(),
-        Some(Trouble::Unanswered) => silence(&shared).await,
+        Some(Trouble::Unanswered) => silence(shared).await,
         _ => {
             let mut response = Response::new(Body::from(body));
             *response.status_mut() = status;

@@ -30,6 +30,7 @@ use tempfile::TempDir;
 
 pub use self::faults::{Call, Fault};
 pub use self::storage::Emulator;
+pub use self::tarball::check as check_tarball;
 
 use self::auth::Accounts;
 use self::faults::Record;

@@ -25,4 +25,5 @@ pub mod rabbit;
 pub mod registry;
 pub mod sink;
 pub mod skopeo;
+pub mod survival;
 pub mod token_server;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use reqwest::{Client, Method, RequestBuilder, Response};
+use reqwest::{Certificate, Client, ClientBuilder, Method, RequestBuilder, Response};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -66,9 +66,7 @@ impl Azurite {
             }
         };
         // Clients belong to the runtime of one test.
-        let http = Client::builder()
-            .tls_certs_only([reqwest::Certificate::from_pem(running.authority.as_bytes())?])
-            .build()?;
+        let http = running.client()?.build()?;
         let reader = Reader {
             http,
             endpoint: format!("https://127.0.0.1:{}/{ACCOUNT}", running.port),
@@ -89,6 +87,11 @@ impl Azurite {
     /// The port that it listens on.
     pub fn port(&self) -> u16 {
         self.running.port
+    }
+
+    /// A client that trusts it.
+    pub fn client(&self) -> Result<ClientBuilder> {
+        self.running.client()
     }
 
     /// `storage_container_name`.
@@ -247,6 +250,11 @@ impl Azurite {
 }
 
 impl Running {
+    fn client(&self) -> Result<ClientBuilder> {
+        let authority = Certificate::from_pem(self.authority.as_bytes())?;
+        Ok(Client::builder().tls_certs_only([authority]))
+    }
+
     async fn start() -> Result<Self> {
         let program = test_env().join("node/node_modules/.bin/azurite-blob");
         ensure!(

@@ -22,8 +22,6 @@ pub enum Fault {
     Throttle(u32),
     /// This status with this code.
     Status(u16, &'static str),
-    /// Nothing is done, and nothing answered.
-    Hang,
     /// It is done, and nothing answered.
     Deaf,
     /// It is done, and the connection breaks in mid-answer.
@@ -37,7 +35,7 @@ pub struct Call {
     pub name: String,
     /// The path without its first slash.
     pub path: String,
-    /// What was, or would have been, answered; 0 for nothing.
+    /// What was, or would have been, answered.
     pub status: u16,
     /// When.
     pub at: Instant,
@@ -79,7 +77,7 @@ impl Fault {
                     .insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
                 Some(response)
             }
-            Self::Hang | Self::Deaf | Self::Lost => None,
+            Self::Deaf | Self::Lost => None,
         }
     }
 }

@@ -11,19 +11,24 @@ use super::{
 };
 
 const STORAGE_TYPES: [&str; 3] = ["Standard_LRS", "Standard_ZRS", "Premium_LRS"];
-const MIB: usize = 1 << 20;
+const MIB: u64 = 1 << 20;
 
-/// The rules for disks: <https://learn.microsoft.com/azure/virtual-machines/linux/create-upload-generic>.
 pub(super) fn check_disk(bytes: &[u8]) -> Result<(), String> {
-    let Some(size) = bytes.len().checked_sub(512) else {
-        return Err("The specified blob is no disk: it is too short.".to_owned());
-    };
-    if size == 0 || size % MIB != 0 {
+    let end = bytes
+        .last_chunk()
+        .ok_or("The specified blob is no disk: it is too short.")?;
+    check_end(bytes.len() as u64, end)
+}
+
+/// The rules for disks, by the length and the last bytes of one:
+/// <https://learn.microsoft.com/azure/virtual-machines/linux/create-upload-generic>.
+pub fn check_end(length: u64, footer: &[u8; 512]) -> Result<(), String> {
+    let size = length.saturating_sub(512);
+    if size == 0 || !size.is_multiple_of(MIB) {
         return Err(format!(
             "The specified cookie value in VHD footer indicates a size of {size}, which is no whole MiB."
         ));
     }
-    let footer = &bytes[size..];
     if &footer[..8] != b"conectix" {
         return Err("The specified cookie value in VHD footer is not supported.".to_owned());
     }
@@ -36,7 +41,7 @@ pub(super) fn check_disk(bytes: &[u8]) -> Result<(), String> {
     if footer[64..68] != (!sum).to_be_bytes() {
         return Err("The VHD footer has a wrong checksum.".to_owned());
     }
-    if footer[48..56] != (size as u64).to_be_bytes() || footer[60..64] != 2_u32.to_be_bytes() {
+    if footer[48..56] != size.to_be_bytes() || footer[60..64] != 2_u32.to_be_bytes() {
         return Err("Only fixed VHDs whose size is that of the blob are supported.".to_owned());
     }
     Ok(())

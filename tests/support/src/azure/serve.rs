@@ -95,10 +95,6 @@ pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
         shared.lock().record(&name, &path, response.status().as_u16());
         return response;
     }
-    if matches!(fault, Some(Fault::Hang)) {
-        shared.lock().record(&name, &path, 0);
-        return std::future::pending().await;
-    }
     let response = answer(&shared, &parts, &path, subject, &body).unwrap_or_else(Refusal::into_response);
     shared.lock().record(&name, &path, response.status().as_u16());
     match fault {

@@ -1,7 +1,5 @@
 //! Answers in the service's form, and those that never come.
 
-use std::convert::Infallible;
-
 use axum::{
     Json,
     body::Body,
@@ -39,7 +37,7 @@ pub(super) async fn answer_for(fault: &Option<Fault>) -> Option<Response> {
             reason,
             retry_after,
         }) => Some(error(*status, reason, "as the test wants it", *retry_after)),
-        Some(Fault::Hang) => never().await,
+        Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::Nothing | Fault::LostAnswer | Fault::Freeze | Fault::Half | Fault::Flip | Fault::Fails { .. })
         | None => None,
     }
@@ -49,19 +47,11 @@ pub(super) async fn answer_for(fault: &Option<Fault>) -> Option<Response> {
 pub(super) async fn afterwards(fault: &Option<Fault>, response: Response) -> Response {
     match fault {
         Some(Fault::LostAnswer | Fault::Half) => broken(),
-        Some(Fault::Freeze) => match never().await {
-            Some(response) => response,
-            None => response,
-        },
+        Some(Fault::Freeze) => std::future::pending().await,
         Some(Fault::Nothing | Fault::Refuse { .. } | Fault::Hang | Fault::Flip | Fault::Fails { .. }) | None => {
             response
         }
     }
-}
-
-async fn never() -> Option<Response> {
-    std::future::pending::<Option<Infallible>>().await;
-    None
 }
 
 /// A connection that breaks after the head of a success.

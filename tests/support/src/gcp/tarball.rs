@@ -7,8 +7,8 @@ use flate2::read::MultiGzDecoder;
 const BLOCK: usize = 512;
 const GIB: u64 = 1 << 30;
 
-/// Reads a tarball to its end: one `disk.raw` in GNU format, whose size is a whole number of GiB.
-pub(super) fn check(bytes: &[u8]) -> Result<u64, String> {
+/// Reads a tarball to its end: one `disk.raw` in GNU format, whose size is a whole number of GiB. Returns that number.
+pub fn check(bytes: &[u8]) -> Result<u64, String> {
     let mut tar = Vec::new();
     let read = MultiGzDecoder::new(bytes).read_to_end(&mut tar);
     read.map_err(|error| format!("it is no gzip file: {error}"))?;
@@ -20,8 +20,9 @@ pub(super) fn check(bytes: &[u8]) -> Result<u64, String> {
     if &header[257..263] != b"ustar " {
         return Err("Supported formats are: GNU and OLDGNU".to_owned());
     }
-    if text(0..100) != "disk.raw" {
-        return Err(format!("it begins with {:?}", text(0..100)));
+    let name = header[..100].split(|byte| *byte == 0).next().unwrap_or_default();
+    if name != b"disk.raw" {
+        return Err(format!("it begins with {:?}", String::from_utf8_lossy(name)));
     }
     let size = match header[156] {
         b'S' => octal(&header[483..495], &text(483..495)),

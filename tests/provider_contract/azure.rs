@@ -1,0 +1,175 @@
+//! A stand-in for Resource Manager, with a gallery yet to be made, and a container in a real Azurite.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, noise, sha256, xz_blocks};
+use cloud_image_uploader_test_support::azure::{ACCOUNT, Azure, Azurite, GROUP, vhd};
+use cloud_image_uploader_test_support::front::{self, Front};
+use cloud_image_uploader_test_support::program::Program;
+use serde_json::Value;
+
+use crate::world::{self, Call, Found, World, changes, program, put, reads};
+
+const COMPOSE: &str = "Fedora-Cloud-43-20260305.0";
+const GALLERY: &str = "Fedora";
+
+pub struct Gallery {
+    azure: Azure,
+    azurite: Azurite,
+    front: Front,
+    blobs: String,
+}
+
+/// The container's name is in the paths of blobs, the provider's in those of Resource Manager.
+fn name(call: &front::Call<'_>) -> Option<&'static str> {
+    let has = |header: &str| call.headers.contains_key(header);
+    let says = |header: &str, value: &str| call.headers.get(header).is_some_and(|found| found == value);
+    if call.path.starts_with(&format!("/{ACCOUNT}/")) {
+        let what = call.query.split('&').find_map(|pair| pair.strip_prefix("comp="));
+        return Some(match (call.method.as_str(), what) {
+            ("HEAD", None) => "look at the blob",
+            ("PUT", None) if has("if-none-match") => "make the blob",
+            ("PUT", None) => "empty the blob",
+            ("PUT", Some("lease")) if says("x-ms-lease-action", "acquire") => "lease the blob",
+            ("PUT", Some("lease")) if says("x-ms-lease-action", "release") => "release the blob",
+            ("PUT", Some("lease")) if says("x-ms-lease-action", "renew") => "renew the lease",
+            ("PUT", Some("page")) => "write pages",
+            ("PUT", Some("metadata")) => "complete the blob",
+            ("DELETE", None) => "delete the blob",
+            _ => return None,
+        });
+    }
+    let parts: Vec<_> = call.path.split('/').collect();
+    let is_of_storage = || String::from_utf8_lossy(call.body).contains("storage.azure.com");
+    Some(match (call.method.as_str(), &parts[..]) {
+        ("POST", [.., "token"]) if is_of_storage() => "get a token for storage",
+        ("POST", [.., "token"]) => "get a token",
+        ("GET", [.., "galleries", _]) => "look at the gallery",
+        ("PUT", [.., "galleries", _]) => "make the gallery",
+        ("GET", [.., "images"]) => "list definitions",
+        ("GET", [.., "images", _]) => "look at the definition",
+        ("PUT", [.., "images", _]) => "make the definition",
+        ("GET", [.., "versions"]) => "list versions",
+        ("GET", [.., "versions", _]) => "look at the version",
+        ("PUT", [.., "versions", _]) => "make the version",
+        ("GET", [.., "capsOperations", _]) => "follow an operation",
+        _ => return None,
+    })
+}
+
+fn compose() -> &'static Path {
+    static COMPOSED: OnceLock<PathBuf> = OnceLock::new();
+    COMPOSED.get_or_init(|| {
+        let mut disk = vec![0; 9 << 20];
+        for (at, size) in [(0, 700_000), ((9 << 20) - 5000, 5000)] {
+            disk[at..at + size].copy_from_slice(&noise(at as u64, size));
+        }
+        let file = "Fedora-Cloud-Base-Azure-43-20260305.0.x86_64.vhdfixed.xz";
+        let disk = xz_blocks(&vhd(&disk), 1 << 20);
+        let folder = world::folder("azure");
+        let row = Row::new("vhd-compressed", "vhd.xz", "Cloud_Base", "x86_64", file, disk);
+        ComposeBuilder::new(COMPOSE, None).image(row).write(&folder).unwrap();
+        folder
+    })
+}
+
+impl World for Gallery {
+    const NAME: &'static str = "azure";
+    const CALLS: &'static [Call] = &[
+        reads("get a token"),
+        reads("get a token for storage"),
+        reads("look at the version"),
+        reads("look at the gallery"),
+        changes("make the gallery"),
+        reads("look at the definition"),
+        changes("make the definition"),
+        reads("follow an operation"),
+        reads("look at the blob"),
+        changes("make the blob"),
+        changes("lease the blob"),
+        changes("empty the blob"),
+        changes("write pages"),
+        changes("complete the blob"),
+        changes("release the blob"),
+        changes("make the version"),
+        changes("delete the blob"),
+        reads("list definitions"),
+        reads("list versions"),
+    ];
+
+    const SELDOM: &'static [&'static str] = &["renew the lease"];
+
+    async fn start() -> Self {
+        let azurite = Azurite::start().await.unwrap();
+        let azure = Azure::start(Some(&azurite)).await.unwrap();
+        let mut front = Front::start(&azure.url(), name).await.unwrap();
+        azure.reached_at(&front.url());
+        let (server, path) = azurite.url().split_at(azurite.url().rfind('/').unwrap());
+        let blobs = front.also(server, azurite.client().unwrap()).await.unwrap() + path;
+        Self {
+            azure,
+            azurite,
+            front,
+            blobs,
+        }
+    }
+
+    fn front(&self) -> &Front {
+        &self.front
+    }
+
+    async fn program(&self) -> Program {
+        let regions = ["eastus", "westus2"].map(|name| {
+            format!(
+                "[[consumer_config.azure.target_regions]]\nname = \"{name}\"\nregional_replica_count = 3\n\
+                 storage_account_type = \"Standard_ZRS\"\n"
+            )
+        });
+        let config = format!(
+            "[consumer_config.azure]\npublish_amqp_messages = false\nlocation = \"eastus\"\n\
+             resource_group_name = \"{GROUP}\"\nstorage_account_name = \"{ACCOUNT}\"\n\
+             storage_container_name = \"{container}\"\ngallery_name = \"{GALLERY}\"\n\
+             gallery_description = \"Images of Fedora\"\nresource_manager_endpoint = \"{arm}\"\n\
+             authority_host = \"{arm}\"\nblob_endpoint = \"{blobs}\"\n{regions}",
+            container = self.azurite.container(),
+            arm = self.front.url(),
+            blobs = self.blobs,
+            regions = regions.concat(),
+        );
+        let program = program(&config, COMPOSE, &compose().display().to_string());
+        let variables = self.azure.environment();
+        variables
+            .iter()
+            .fold(program, |program, (name, value)| program.env(name, value))
+    }
+
+    /// The gallery and all in it, less times, and every blob.
+    async fn found(&self) -> Found {
+        let mut found = Found::new();
+        let mut add = |name: String, mut document: Value| {
+            document["properties"]["publishingProfile"]["publishedDate"].take();
+            put(&mut found, name, document.to_string());
+        };
+        if let Some(gallery) = self.azure.gallery(GALLERY) {
+            add("gallery".to_owned(), gallery);
+        }
+        for path in self.azure.versions() {
+            let (definition, version) = path.split_once('/').unwrap();
+            add(
+                definition.to_owned(),
+                self.azure.definition(GALLERY, definition).unwrap(),
+            );
+            let mut document = self.azure.version(GALLERY, definition, version).unwrap();
+            // The blob's address has the port of this very server.
+            document["properties"]["storageProfile"].take();
+            let disk = self.azure.imported(GALLERY, definition, version).unwrap_or_default();
+            document["disk"] = sha256(&disk).into();
+            add(path, document);
+        }
+        for blob in self.azurite.blobs().await.unwrap() {
+            put(&mut found, format!("blob {blob}"), String::new());
+        }
+        found
+    }
+}

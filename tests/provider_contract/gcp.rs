@@ -1,0 +1,131 @@
+//! A project, and a bucket in an emulator that goes on with uploads.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row};
+use cloud_image_uploader_test_support::front::{self, Front};
+use cloud_image_uploader_test_support::gcp::{BUCKET, Cloud, Emulator, PROJECT};
+use cloud_image_uploader_test_support::program::Program;
+
+use crate::world::{self, Call, Found, World, changes, program, put, reads};
+
+const COMPOSE: &str = "Fedora-Cloud-43-20260305.0";
+const TARBALL: &[u8] =
+    include_bytes!("../fixtures/sample/compose/Cloud/x86_64/images/Fedora-Cloud-Base-GCE-43-1.7.x86_64.tar.gz");
+/// An operation takes longer than the first look at it.
+const OPERATION: Duration = Duration::from_millis(300);
+
+pub struct Project {
+    cloud: Cloud,
+    front: Front,
+    storage: String,
+    credentials: PathBuf,
+}
+
+fn name(call: &front::Call<'_>) -> Option<&'static str> {
+    let parts: Vec<_> = call.path.split('/').collect();
+    let has = |key: &str| call.query.split('&').any(|pair| pair.split('=').next() == Some(key));
+    Some(match (call.method.as_str(), &parts[..]) {
+        ("POST", ["", "sts"]) => "get a token",
+        ("GET", [.., "global", "images"]) => "images.list",
+        ("POST", [.., "global", "images"]) => "images.insert",
+        ("GET", [.., "images", _]) => "images.get",
+        ("PATCH", [.., "images", _]) => "images.patch",
+        ("POST", [.., "images", _, "deprecate"]) => "images.deprecate",
+        ("POST", [.., "images", _, "setLabels"]) => "images.setLabels",
+        ("GET", [.., "operations", _]) => "globalOperations.get",
+        ("GET", ["", "storage", "v1", "b", _, "o", _]) => "objects.get",
+        ("DELETE", ["", "storage", "v1", "b", _, "o", _]) => "objects.delete",
+        ("POST", ["", "upload", ..]) => "objects.insert",
+        ("PUT", ["", "upload", ..]) if has("upload_id") && call.body.is_empty() => "ask for the upload",
+        ("PUT", ["", "upload", ..]) if has("upload_id") => "upload a piece",
+        ("DELETE", ["", "upload", ..]) if has("upload_id") => "cancel the upload",
+        _ => return None,
+    })
+}
+
+fn compose() -> &'static Path {
+    static COMPOSED: OnceLock<PathBuf> = OnceLock::new();
+    COMPOSED.get_or_init(|| {
+        let folder = world::folder("gcp");
+        let file = "Fedora-Cloud-Base-GCE-43-20260305.0.x86_64.tar.gz";
+        let row = Row::new("tar-gz", "tar.gz", "Cloud_Base", "x86_64", file, TARBALL);
+        ComposeBuilder::new(COMPOSE, None).image(row).write(&folder).unwrap();
+        folder
+    })
+}
+
+impl World for Project {
+    const NAME: &'static str = "gcp";
+    const CALLS: &'static [Call] = &[
+        reads("get a token"),
+        reads("images.get"),
+        reads("objects.get"),
+        changes("objects.insert"),
+        changes("upload a piece"),
+        reads("ask for the upload").after("upload a piece"),
+        changes("images.insert"),
+        reads("globalOperations.get"),
+        changes("objects.delete"),
+        changes("images.deprecate"),
+        changes("images.patch"),
+        reads("images.list"),
+    ];
+
+    async fn start() -> Self {
+        let cloud = Cloud::with(Emulator::GcpStorageEmulator).await.unwrap();
+        cloud.set_delay(OPERATION);
+        let mut front = Front::start(&cloud.compute_url(), name).await.unwrap();
+        let storage = front
+            .also(&cloud.storage_url(), reqwest::Client::builder())
+            .await
+            .unwrap();
+        // Tokens are asked for at the front, too.
+        let credentials = cloud.workload_identity().unwrap();
+        let text = fs::read_to_string(&credentials).unwrap();
+        fs::write(&credentials, text.replace(&cloud.compute_url(), &front.url())).unwrap();
+        Self {
+            cloud,
+            front,
+            storage,
+            credentials,
+        }
+    }
+
+    fn front(&self) -> &Front {
+        &self.front
+    }
+
+    async fn program(&self) -> Program {
+        let config = format!(
+            "[consumer_config.gcp]\nproject = \"{PROJECT}\"\nbucket_name = \"{BUCKET}\"\nstorage_locations = [\"us\"]\n\
+             publish_amqp_messages = false\ncompute_endpoint = \"{}\"\nstorage_endpoint = \"{}\"\n",
+            self.front.url(),
+            self.storage
+        );
+        let program = program(&config, COMPOSE, &compose().display().to_string());
+        program.env("GOOGLE_APPLICATION_CREDENTIALS", &self.credentials)
+    }
+
+    /// Images, less times and numbers, and every object. An upload that nobody ended is the service's to forget.
+    async fn found(&self) -> Found {
+        let mut found = Found::new();
+        for (name, mut image) in self.cloud.images() {
+            for field in ["id", "creationTimestamp", "labelFingerprint"] {
+                image[field].take();
+            }
+            image["deprecated"]["deprecated"].take();
+            image["content"] = self.cloud.content(&name).into();
+            // Labels have no order.
+            image.sort_all_objects();
+            put(&mut found, format!("image {name}"), image.to_string());
+        }
+        for object in self.cloud.objects().await.unwrap() {
+            put(&mut found, format!("object {object}"), String::new());
+        }
+        found
+    }
+}

@@ -1,0 +1,152 @@
+//! A provider's servers, its calls by name, and the program that publishes to it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use cloud_image_uploader_test_support::archive::message;
+use cloud_image_uploader_test_support::front::Front;
+use cloud_image_uploader_test_support::program::{Exit, Program};
+use jiff::{Span, Timestamp, tz::TimeZone};
+
+/// Far more than anything here takes, but for what waits for time-outs.
+pub const LONG: Duration = Duration::from_secs(120);
+/// Ten failures of an upload, which only a new round repeats, take a quarter of an hour and more of waiting.
+pub const PATIENT: Duration = Duration::from_secs(40 * 60);
+
+/// Everything that a reader finds, by name.
+pub type Found = BTreeMap<String, String>;
+
+/// A call of a provider.
+pub struct Call {
+    pub name: &'static str,
+    /// Whether it changes anything.
+    pub changes: bool,
+    /// The call whose lost answer brings this one about; otherwise it is made in any case.
+    pub after: Option<&'static str>,
+}
+
+pub const fn reads(name: &'static str) -> Call {
+    Call {
+        name,
+        changes: false,
+        after: None,
+    }
+}
+
+pub const fn changes(name: &'static str) -> Call {
+    Call {
+        name,
+        changes: true,
+        after: None,
+    }
+}
+
+impl Call {
+    pub const fn after(self, other: &'static str) -> Self {
+        Self {
+            after: Some(other),
+            ..self
+        }
+    }
+}
+
+/// A provider's servers, and a compose to be published there.
+pub trait World: Sized {
+    /// As the README calls it.
+    const NAME: &'static str;
+    /// Every call that publishing takes. The front's namer knows just these.
+    const CALLS: &'static [Call];
+    /// Those that are made only when something takes long. They come when time has passed, so nothing is done to them.
+    const SELDOM: &'static [&'static str] = &[];
+
+    async fn start() -> Self;
+
+    /// What the calls go through.
+    fn front(&self) -> &Front;
+
+    /// A fresh process that publishes the compose; see [`program`].
+    async fn program(&self) -> Program;
+
+    /// With nothing in it that differs from one sound run to another; see [`put`].
+    async fn found(&self) -> Found;
+}
+
+/// What has a name that is taken is there twice.
+pub const AGAIN: &str = " again";
+
+/// Adds what was found.
+pub fn put(found: &mut Found, name: String, value: String) {
+    let mut name = name;
+    while found.contains_key(&name) {
+        name += AGAIN;
+    }
+    found.insert(name, value);
+}
+
+/// `[consumer_config]`, with these keys, and these sections below.
+pub fn config(keys: &str, sections: &str) -> String {
+    let data = release_data().display();
+    format!(
+        "[consumer_config]\nrelease_metadata_url = \"{data}/release.json\"\nbodhi_url = \"{data}\"\n{keys}\n{sections}"
+    )
+}
+
+/// A process that publishes what a message announces, with these sections below `[consumer_config]`.
+pub fn program(sections: &str, compose: &str, location: &str) -> Program {
+    let program = Program::new(env!("CARGO_BIN_EXE_cloud-image-uploader")).unwrap();
+    let program = program.config(&config("", sections)).unwrap();
+    let file = program.folder().join("message.json");
+    fs::write(&file, message(compose, None, location).to_string()).unwrap();
+    program.args(["reconsume", "--file"]).arg(file)
+}
+
+/// A folder of this test's own, empty.
+pub fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("contract-{name}"));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Releases whose end is always ahead: EC2 takes no date of the past.
+fn release_data() -> &'static Path {
+    static DATA: OnceLock<PathBuf> = OnceLock::new();
+    DATA.get_or_init(|| {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/release-data");
+        let data = folder("release-data");
+        fs::create_dir(data.join("releases")).unwrap();
+        fs::copy(fixtures.join("release.json"), data.join("release.json")).unwrap();
+        let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
+        let end = today.saturating_add(Span::new().days(300));
+        for number in ["42", "43"] {
+            let release =
+                serde_json::json!({"name": format!("F{number}"), "version": number, "state": "current", "eol": end.to_string()});
+            fs::write(data.join(format!("releases/F{number}")), release.to_string()).unwrap();
+        }
+        data
+    })
+}
+
+pub async fn publish<W: World>(world: &W, what: &str) -> Exit {
+    let exit = world.program().await.run(PATIENT).await.unwrap();
+    assert_published(&exit, what);
+    exit
+}
+
+#[track_caller]
+pub fn assert_published(exit: &Exit, what: &str) {
+    assert_eq!(exit.code, Some(0), "{what}: {}{}", exit.stdout, exit.stderr);
+}
+
+/// Every call was one of those by name, also of those that only a failure brings about.
+#[track_caller]
+pub fn assert_known<W: World>(world: &W, what: &str) {
+    assert_eq!(world.front().unknown(), [""; 0], "{what}");
+    for name in world.front().calls().into_keys() {
+        let known = W::SELDOM.contains(&name) || W::CALLS.iter().any(|call| call.name == name);
+        assert!(known, "{what}: {name} is not listed");
+    }
+}
