@@ -93,7 +93,7 @@ impl World for Gallery {
         changes("complete the blob"),
         changes("release the blob"),
         changes("make the version"),
-        changes("delete the blob"),
+        changes("delete the blob").tidies(),
         reads("list definitions"),
         reads("list versions"),
     ];

@@ -69,7 +69,7 @@ impl World for Project {
         reads("ask for the upload").after("upload a piece"),
         changes("images.insert"),
         reads("globalOperations.get"),
-        changes("objects.delete"),
+        changes("objects.delete").tidies(),
         changes("images.deprecate"),
         changes("images.patch"),
         reads("images.list"),

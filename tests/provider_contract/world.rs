@@ -26,6 +26,9 @@ pub struct Call {
     pub changes: bool,
     /// The call whose lost answer brings this one about; otherwise it is made in any case.
     pub after: Option<&'static str>,
+    /// Whether it only removes what was needed in between. After a minute that is given up with a warning: buckets have
+    /// rules of their own for it.
+    pub tidies: bool,
 }
 
 pub const fn reads(name: &'static str) -> Call {
@@ -33,6 +36,7 @@ pub const fn reads(name: &'static str) -> Call {
         name,
         changes: false,
         after: None,
+        tidies: false,
     }
 }
 
@@ -41,10 +45,15 @@ pub const fn changes(name: &'static str) -> Call {
         name,
         changes: true,
         after: None,
+        tidies: false,
     }
 }
 
 impl Call {
+    pub const fn tidies(self) -> Self {
+        Self { tidies: true, ..self }
+    }
+
     pub const fn after(self, other: &'static str) -> Self {
         Self {
             after: Some(other),
