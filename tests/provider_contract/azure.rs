@@ -9,7 +9,7 @@ use cloud_image_uploader_test_support::front::{self, Front};
 use cloud_image_uploader_test_support::program::Program;
 use serde_json::Value;
 
-use crate::world::{self, Call, Found, World, changes, program, put, reads};
+use crate::world::{self, After, Call, Found, World, changes, program, put, reads};
 
 const COMPOSE: &str = "Fedora-Cloud-43-20260305.0";
 const GALLERY: &str = "Fedora";
@@ -34,6 +34,7 @@ fn name(call: &front::Call<'_>) -> Option<&'static str> {
             ("PUT", Some("lease")) if says("x-ms-lease-action", "acquire") => "lease the blob",
             ("PUT", Some("lease")) if says("x-ms-lease-action", "release") => "release the blob",
             ("PUT", Some("lease")) if says("x-ms-lease-action", "renew") => "renew the lease",
+            ("PUT", Some("lease")) if says("x-ms-lease-action", "break") => "break the lease",
             ("PUT", Some("page")) => "write pages",
             ("PUT", Some("metadata")) => "complete the blob",
             ("DELETE", None) => "delete the blob",
@@ -92,6 +93,7 @@ impl World for Gallery {
         changes("write pages"),
         changes("complete the blob"),
         changes("release the blob"),
+        changes("break the lease").after(After::Crash("complete the blob")),
         changes("make the version"),
         changes("delete the blob").tidies(),
         reads("list definitions"),

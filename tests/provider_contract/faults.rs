@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::OnceCell;
 
 use crate::survival::{Outcome, record};
-use crate::world::{Call, Found, LONG, PATIENT, World, assert_known, publish};
+use crate::world::{After, Call, Found, LONG, PATIENT, World, assert_known, publish};
 
 /// Worlds at a time.
 const AT_ONCE: usize = 4;
@@ -134,8 +134,13 @@ async fn suffer<W: World>(kind: Kind, case: Case, expected: &Found) -> Outcome {
     let Case { call, trouble, times } = case;
     let what = format!("{} {trouble:?} {times} times", call.name);
     let world = W::start().await;
-    if let Some(before) = call.after {
-        world.front().trouble(before, Trouble::Lost, 1);
+    match call.after {
+        Some(After::Lost(before)) => world.front().trouble(before, Trouble::Lost, 1),
+        Some(After::Crash(before)) => {
+            world.front().trouble(before, Trouble::Unanswered, 1);
+            end_midway(&world, Kind::Crash, &what).await;
+        }
+        None => {}
     }
     world.front().trouble(call.name, trouble, times);
     let dies = matches!(kind, Kind::Crash | Kind::Signal);

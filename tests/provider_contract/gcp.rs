@@ -10,7 +10,7 @@ use cloud_image_uploader_test_support::front::{self, Front};
 use cloud_image_uploader_test_support::gcp::{BUCKET, Cloud, Emulator, PROJECT};
 use cloud_image_uploader_test_support::program::Program;
 
-use crate::world::{self, Call, Found, World, changes, program, put, reads};
+use crate::world::{self, After, Call, Found, World, changes, program, put, reads};
 
 const COMPOSE: &str = "Fedora-Cloud-43-20260305.0";
 const TARBALL: &[u8] =
@@ -66,7 +66,7 @@ impl World for Project {
         reads("objects.get"),
         changes("objects.insert"),
         changes("upload a piece"),
-        reads("ask for the upload").after("upload a piece"),
+        reads("ask for the upload").after(After::Lost("upload a piece")),
         changes("images.insert"),
         reads("globalOperations.get"),
         changes("objects.delete").tidies(),

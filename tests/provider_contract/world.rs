@@ -24,11 +24,20 @@ pub struct Call {
     pub name: &'static str,
     /// Whether it changes anything.
     pub changes: bool,
-    /// The call whose lost answer brings this one about; otherwise it is made in any case.
-    pub after: Option<&'static str>,
+    /// What brings this one about; otherwise it is made in any case.
+    pub after: Option<After>,
     /// Whether it only removes what was needed in between. After a minute that is given up with a warning: buckets have
     /// rules of their own for it.
     pub tidies: bool,
+}
+
+/// What makes a call necessary that is not made when all goes well.
+#[derive(Clone, Copy)]
+pub enum After {
+    /// The answer to the call of this name was lost.
+    Lost(&'static str),
+    /// A process was killed when the server had heard of the call of this name.
+    Crash(&'static str),
 }
 
 pub const fn reads(name: &'static str) -> Call {
@@ -54,9 +63,9 @@ impl Call {
         Self { tidies: true, ..self }
     }
 
-    pub const fn after(self, other: &'static str) -> Self {
+    pub const fn after(self, what: After) -> Self {
         Self {
-            after: Some(other),
+            after: Some(what),
             ..self
         }
     }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use axum::{
     Router,
     body::{Body, Bytes, to_bytes},
@@ -136,13 +136,13 @@ impl Front {
         self.shared.lock().unknown.clone()
     }
 
-    /// Waits until a call is left without an answer.
+    /// Waits until a call is left without an answer, other than those that were waited for before.
     pub async fn until_silent(&self, limit: Duration) -> Result<()> {
         let mut silent = self.shared.silent.subscribe();
-        match timeout(limit, silent.wait_for(|count| *count > 0)).await {
-            Ok(_) => Ok(()),
-            Err(_) => bail!("no call was left without an answer; made were {:?}", self.calls()),
-        }
+        let came = timeout(limit, silent.wait_for(|count| *count > 0)).await.is_ok();
+        ensure!(came, "no call was left without an answer; made were {:?}", self.calls());
+        self.shared.silent.send_replace(0);
+        Ok(())
     }
 }
 
