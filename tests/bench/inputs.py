@@ -140,13 +140,14 @@ class Inputs:
         with tarfile.open(path, "w:gz", compresslevel=1) as layer:
             entry(layer, "noise", os.urandom(self.used_mib * MIB // 4))
 
-    def compose(self, image: Path) -> str:
+    def compose(self, image: Path, kind: str) -> str:
         """Puts a compose with this one image into the folder; returns its path below it."""
-        if ".oci." in image.name:
-            row = {"type": "container", "format": "tar.xz", "subvariant": "Container_Base"}
-        else:
-            row = {"type": "raw-xz", "format": "raw.xz", "subvariant": "Cloud_Base"}
-        folder = self.folder / f"compose-{image.name}"
+        row = {
+            "container": {"type": "container", "format": "tar.xz", "subvariant": "Container_Base"},
+            "raw-xz": {"type": "raw-xz", "format": "raw.xz", "subvariant": "Cloud_Base"},
+            "vhd-compressed": {"type": "vhd-compressed", "format": "vhd.xz", "subvariant": "Cloud_Base"},
+        }[kind]
+        folder = self.folder / f"compose-{kind}-{image.name}"
         (folder / "metadata").mkdir(parents=True, exist_ok=True)
         link = folder / image.name
         if not link.is_symlink():

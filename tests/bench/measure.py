@@ -44,11 +44,12 @@ class World:
         self.server = subprocess.Popen([TOOL, "serve", folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.files, self.sink = self.server.stdout.readline().split()
 
-    def run(self, command: list, folder: Path) -> Run:
+    def run(self, command: list, folder: Path, variables: dict | None = None) -> Run:
         """Runs a command with all its temporary files in a folder of its own."""
         self.sent()
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         environment |= {"TMPDIR": str(folder), "PATH": environment["PATH"] + ":/usr/sbin:/sbin"}
+        environment |= variables or {}
         log = folder / "log"
         words = [str(word) for word in (sys.executable, "-IS", RUNNER, log, *command)]
         answer = subprocess.run(words, env=environment, stdout=subprocess.PIPE, check=True)
@@ -58,12 +59,27 @@ class World:
         return Run(*figures, self.sent())
 
     def sent(self) -> float:
-        with urllib.request.urlopen(f"{self.sink}/counts") as answer:
-            return json.load(answer)["bytes"] / MIB
+        return sent(self.sink)
 
     def close(self):
         self.server.stdin.close()
         self.server.wait()
+
+
+def sent(sink: str) -> float:
+    with urllib.request.urlopen(f"{sink}/counts") as answer:
+        return json.load(answer)["bytes"] / MIB
+
+
+@contextmanager
+def azure():
+    """A gallery and a sink for page blobs with nothing in them."""
+    server = subprocess.Popen([TOOL, "azure"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield json.loads(server.stdout.readline())
+    finally:
+        server.stdin.close()
+        server.wait()
 
 
 @contextmanager
@@ -103,13 +119,13 @@ def registry(folder: Path):
         server.wait()
 
 
-def program(world: World, inputs: Inputs, image: Path, folder: Path, provider: str) -> list:
-    """The program itself on a compose with this image."""
+def program(world: World, inputs: Inputs, image: Path, kind: str, folder: Path, provider: str) -> list:
+    """The program itself on a compose with this image as one of a kind."""
     config = folder / "config.toml"
     config.write_text(
         f'[consumer_config]\nrelease_metadata_url = "{RELEASE_DATA}/release.json"\nbodhi_url = "{RELEASE_DATA}"\n{provider}'
     )
-    compose = f"{world.files}/{inputs.compose(image)}"
+    compose = f"{world.files}/{inputs.compose(image, kind)}"
     return [PROGRAM, "--conf", config, "reconsume", "--compose", compose]
 
 
@@ -132,13 +148,20 @@ def disk_ways(world: World, inputs: Inputs, image: Path) -> dict:
     def local():
         with scratch(inputs.folder) as folder:
             provider = f'[consumer_config.local]\ndirectory = "{folder}/images"\n'
-            run = world.run(program(world, inputs, image, folder, provider), folder)
+            run = world.run(program(world, inputs, image, "raw-xz", folder, provider), folder)
             disk = folder / "images" / COMPOSE / "x86_64" / image.name.removesuffix(".xz")
             kept = disk.stat()
             if kept.st_size != image.with_suffix("").stat().st_size:
                 sys.exit(f"{disk} has {kept.st_size} bytes")
             run.sent = kept.st_blocks * 512 / MIB
             run.written = max(0.0, run.written - run.sent)
+            return run
+
+    def gallery():
+        with scratch(inputs.folder) as folder, azure() as cloud:
+            command = program(world, inputs, image, "vhd-compressed", folder, cloud["section"])
+            run = world.run(command, folder, cloud["environment"])
+            run.sent = sent(cloud["sink"])
             return run
 
     return {
@@ -149,6 +172,7 @@ def disk_ways(world: World, inputs: Inputs, image: Path) -> dict:
         "sparse (EBS blocks)": tool("ebs", url),
         "sparse (page blob)": tool("pages", url),
         "sparse (local file)": local,
+        "sparse (Azure)": gallery,
     }
 
 
@@ -172,7 +196,7 @@ def container_ways(world: World, inputs: Inputs, image: Path) -> dict:
             '[consumer_config.container.repos]\nContainer_Base = "fedora"\n'
             f'[[consumer_config.container.registries]]\nurl = "{host}/team"\ninsecure = true\n'
         )
-        return program(world, inputs, image, folder, provider)
+        return program(world, inputs, image, "container", folder, provider)
 
     ways = {
         "xz -d, skopeo copy": lambda: push(skopeo("")),
@@ -241,7 +265,8 @@ def measure_disk(world: World, inputs: Inputs, name: str, runs: int, targets: Ta
     ours = [run for way, run in results.items() if way not in ("Python", "xz -dc -T2")]
     targets.at_most(f"{name}: highest peak, MiB", max(run.peak for run in ours), 256)
     targets.at_most(f"{name}: temporary disk, MiB", max(run.written for run in ours), 1)
-    for way, block in [("sparse (EBS blocks)", 512 << 10), ("sparse (page blob)", 4 << 20)]:
+    blocks = {"sparse (EBS blocks)": 512 << 10, "sparse (page blob)": 4 << 20, "sparse (Azure)": 4 << 20}
+    for way, block in blocks.items():
         least = nonzero(plain, block) / MIB
         targets.at_most(f"{name}, {way}: sent / non-zero blocks", results[way].sent / least, 1.05)
     if name != "sparse":

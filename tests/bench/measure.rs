@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! measure serve FOLDER                           prints two URLs, files and sink, and serves until standard input ends
+//! measure azure                                  likewise a gallery and a sink for page blobs, and what a client needs
 //! measure run SHAPE SINK IMAGE SIZE SHA256 …     takes images, all at once, to nothing, dense, ebs, or pages
 //! measure extents DISK NEW                       packs what a disk holds into zstd extents
 //! measure big ARCHIVE BYTES                      writes a container archive of noise
@@ -10,15 +11,19 @@
 
 mod path;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use cloud_image_uploader::source::is_zero;
 use cloud_image_uploader_test_support::archive::big;
+use cloud_image_uploader_test_support::azure::{ACCOUNT, Azure, Form, GROUP, Times};
 use cloud_image_uploader_test_support::files::Files;
 use cloud_image_uploader_test_support::sink::Sink;
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::path::{Shape, image, run, sources};
@@ -27,6 +32,8 @@ use crate::path::{Shape, image, run, sources};
 const EXTENT: usize = 128 << 10;
 /// What it rounds the result up to.
 const SECTOR: usize = 4 << 10;
+const GALLERY: &str = "Fedora";
+const REGION: &str = "eastus";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -34,6 +41,7 @@ async fn main() -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match &words[..] {
         ["serve", folder] => serve(Path::new(folder)).await,
+        ["azure"] => azure().await,
         ["run", shape, sink, images @ ..] => run_all(shape, sink, images).await,
         ["extents", disk, new] => extents(Path::new(disk), Path::new(new)),
         ["big", archive, bytes] => Ok(big(Path::new(archive), bytes.parse()?).map(drop)?),
@@ -45,7 +53,43 @@ async fn serve(folder: &Path) -> Result<()> {
     let files = Files::start(folder).await?;
     let sink = Sink::start().await?;
     println!("{} {}", files.url(""), sink.url());
-    // The other end closes when whoever started us is gone.
+    end_of_input().await
+}
+
+/// A gallery that takes no time, so that what is measured is the upload.
+async fn azure() -> Result<()> {
+    let sink = Sink::start().await?;
+    let azure = Azure::start(None).await?;
+    azure.set_form(Form::None);
+    azure.set_times(|times| {
+        *times = Times {
+            import: Duration::ZERO,
+            region: Duration::ZERO,
+            other: Duration::ZERO,
+            forgetting: Duration::ZERO,
+        };
+    });
+    azure.add_gallery(GALLERY, REGION);
+    let section = format!(
+        "[consumer_config.azure]\npublish_amqp_messages = false\nlocation = \"{REGION}\"\n\
+         resource_group_name = \"{GROUP}\"\nstorage_account_name = \"{ACCOUNT}\"\nstorage_container_name = \"vhds\"\n\
+         gallery_name = \"{GALLERY}\"\ngallery_description = \"Images\"\n\
+         resource_manager_endpoint = \"{arm}\"\nauthority_host = \"{arm}\"\nblob_endpoint = \"{blobs}/{ACCOUNT}\"\n\
+         [[consumer_config.azure.target_regions]]\nname = \"{REGION}\"\nregional_replica_count = 1\n\
+         storage_account_type = \"Standard_LRS\"\n",
+        arm = azure.url(),
+        blobs = sink.url(),
+    );
+    let environment: HashMap<_, _> = azure.environment().into_iter().collect();
+    println!(
+        "{}",
+        json!({"sink": sink.url(), "section": section, "environment": environment})
+    );
+    end_of_input().await
+}
+
+/// The other end closes when whoever started us is gone.
+async fn end_of_input() -> Result<()> {
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
     Ok(())
 }

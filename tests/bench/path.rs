@@ -15,6 +15,7 @@ use cloud_image_uploader::http;
 use cloud_image_uploader::location::Location;
 use cloud_image_uploader::source::{Chunk, Chunks, Content, Form, Sources};
 use cloud_image_uploader::telemetry::progress::Board;
+use crc_fast::{CrcAlgorithm, Digest};
 use futures_util::stream;
 use reqwest::{Body, Client};
 use tokio::task::JoinSet;
@@ -36,7 +37,8 @@ pub enum Shape {
     /// The blocks of [EBS direct](https://docs.aws.amazon.com/ebs/latest/APIReference/API_PutSnapshotBlock.html) that hold
     /// anything, each with its SHA-256.
     Ebs,
-    /// The pages of an [Azure page blob](https://learn.microsoft.com/rest/api/storageservices/put-page) that hold anything.
+    /// The pages of an [Azure page blob](https://learn.microsoft.com/rest/api/storageservices/put-page) that hold anything,
+    /// with the CRC-64 of each write.
     Pages,
 }
 
@@ -265,9 +267,14 @@ async fn put(client: Client, url: String, shape: Shape, part: Part) -> Result<()
             };
             request.header("x-amz-checksum", BASE64.encode(sum))
         }
-        Shape::Pages => request
-            .header("x-ms-page-write", "update")
-            .header("x-ms-range", format!("bytes={start}-{}", start + length - 1)),
+        Shape::Pages => {
+            let mut crc = Digest::new(CrcAlgorithm::Crc64Nvme);
+            bytes.iter().for_each(|piece| crc.update(piece));
+            request
+                .header("x-ms-page-write", "update")
+                .header("x-ms-range", format!("bytes={start}-{}", start + length - 1))
+                .header("x-ms-content-crc64", BASE64.encode(crc.finalize().to_le_bytes()))
+        }
     };
     let pieces = stream::iter(bytes.into_iter().map(Ok::<_, std::io::Error>));
     let response = request.body(Body::wrap_stream(pieces)).send().await?;

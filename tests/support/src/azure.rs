@@ -103,7 +103,7 @@ struct Fake {
 }
 
 impl Azure {
-    /// Starts it. Imports read blobs from `azurite`; without one every import fails.
+    /// Starts it. Imports read blobs from `azurite`; without one they read nothing, and have ended when they begin.
     pub async fn start(azurite: Option<&Azurite>) -> Result<Self> {
         let short = Duration::from_millis(50);
         let fake = Fake {

@@ -1,21 +1,26 @@
 //! A place where uploads end: it takes what an object store, EBS direct, or a page blob takes, counts it, and keeps nothing.
 //!
-//! It answers the calls of an S3 multipart upload well enough for the vendor's own client. It checks no signature and no
-//! checksum, and lets the kernel drop the bodies instead of copying them: that would be work on the processors whose time
-//! is measured.
+//! It answers the calls of an S3 multipart upload, and of a page blob, well enough for the vendors' own clients. It checks no
+//! signature and no checksum, and lets the kernel drop the bodies instead of copying them: that would be work on the
+//! processors whose time is measured.
 
+mod page_blobs;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use httparse::{EMPTY_HEADER, Request, Status};
 use rustix::net::{RecvFlags, recv};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+
+use self::page_blobs::PageBlobs;
 
 /// Where `GET` tells the counts, and starts over.
 const COUNTS: &str = "/counts";
@@ -35,6 +40,7 @@ pub struct Sink {
 struct Counts {
     bytes: AtomicU64,
     requests: AtomicU64,
+    page_blobs: Mutex<PageBlobs>,
 }
 
 /// What arrived.
@@ -100,11 +106,59 @@ async fn serve(listener: TcpListener, counts: Arc<Counts>) {
 
 /// What a request says before its body.
 struct Head {
-    put: bool,
-    get: bool,
+    method: String,
     target: String,
+    /// By their names in lower case.
+    headers: BTreeMap<String, String>,
     length: usize,
-    waits: bool,
+}
+
+impl Head {
+    /// A header, or nothing.
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+}
+
+/// What is said to a request.
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+impl Answer {
+    fn of(status: u16) -> Self {
+        Self {
+            status,
+            headers: vec![("etag".to_owned(), "\"1\"".to_owned())],
+            body: String::new(),
+        }
+    }
+
+    fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn body(self, kind: &str, body: String) -> Self {
+        Self {
+            body,
+            ..self.header("content-type", kind)
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("HTTP/1.1 {} -\r\n", self.status);
+        for (name, value) in &self.headers {
+            text += &format!("{name}: {value}\r\n");
+        }
+        // What is asked for by HEAD says its own.
+        if !self.headers.iter().any(|(name, _)| name == "content-length") {
+            text += &format!("content-length: {}\r\n", self.body.len());
+        }
+        text + "\r\n" + &self.body
+    }
 }
 
 async fn answer_all(mut stream: TcpStream, counts: &Counts) -> Result<()> {
@@ -114,15 +168,15 @@ async fn answer_all(mut stream: TcpStream, counts: &Counts) -> Result<()> {
     while let Some((head, used)) = head(&mut stream, &mut buffer).await? {
         let here = head.length.min(buffer.len() - used);
         buffer.drain(..used + here);
-        if head.waits {
+        if head.headers.contains_key("expect") {
             stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         discard(&stream, head.length - here, &mut scratch).await?;
-        if head.put {
+        if head.method == "PUT" {
             counts.requests.fetch_add(1, Ordering::Relaxed);
             counts.bytes.fetch_add(head.length as u64, Ordering::Relaxed);
         }
-        stream.write_all(answer(&head, counts)?.as_bytes()).await?;
+        stream.write_all(answer(&head, counts)?.text().as_bytes()).await?;
     }
     Ok(())
 }
@@ -144,22 +198,20 @@ async fn head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Option<(He
 }
 
 fn read_head(request: &Request<'_, '_>) -> Result<Head> {
-    let header = |name: &str| {
-        let found = request
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case(name));
-        found.map(|header| String::from_utf8_lossy(header.value))
-    };
-    if header("transfer-encoding").is_some() {
-        bail!("a body without a length");
-    }
+    let headers: BTreeMap<String, String> = request
+        .headers
+        .iter()
+        .map(|header| {
+            let value = String::from_utf8_lossy(header.value).into_owned();
+            (header.name.to_lowercase(), value)
+        })
+        .collect();
+    ensure!(!headers.contains_key("transfer-encoding"), "a body without a length");
     Ok(Head {
-        put: request.method == Some("PUT"),
-        get: request.method == Some("GET"),
+        method: request.method.unwrap_or_default().to_owned(),
         target: request.path.unwrap_or_default().to_owned(),
-        length: header("content-length").map_or(Ok(0), |value| value.parse())?,
-        waits: header("expect").is_some(),
+        length: headers.get("content-length").map_or(Ok(0), |value| value.parse())?,
+        headers,
     })
 }
 
@@ -177,21 +229,21 @@ async fn discard(stream: &TcpStream, mut length: usize, scratch: &mut [u8]) -> i
     Ok(())
 }
 
-fn answer(head: &Head, counts: &Counts) -> Result<String> {
-    let (kind, body) = match head.target.split_once('?') {
-        None if head.get && head.target == COUNTS => ("application/json", serde_json::to_string(&counts.take())?),
-        _ if head.put => ("text/plain", String::new()),
-        Some((_, query)) if query.starts_with("uploads") => (
-            "application/xml",
-            "<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>".to_owned(),
-        ),
-        _ => (
-            "application/xml",
-            "<CompleteMultipartUploadResult><ETag>\"1\"</ETag></CompleteMultipartUploadResult>".to_owned(),
-        ),
-    };
-    let length = body.len();
-    Ok(format!(
-        "HTTP/1.1 200 OK\r\netag: \"1\"\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}"
-    ))
+fn answer(head: &Head, counts: &Counts) -> Result<Answer> {
+    if head.headers.contains_key("x-ms-version") {
+        let mut blobs = counts.page_blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        return Ok(blobs.answer(head));
+    }
+    let xml = |body: &str| Answer::of(200).body("application/xml", body.to_owned());
+    Ok(match (head.method.as_str(), head.target.split_once('?')) {
+        ("GET", None) if head.target == COUNTS => {
+            Answer::of(200).body("application/json", serde_json::to_string(&counts.take())?)
+        }
+        ("PUT", _) => Answer::of(200),
+        ("POST", Some((_, query))) if query.starts_with("uploads") => {
+            xml("<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>")
+        }
+        ("POST", _) => xml("<CompleteMultipartUploadResult><ETag>\"1\"</ETag></CompleteMultipartUploadResult>"),
+        _ => Answer::of(404),
+    })
 }

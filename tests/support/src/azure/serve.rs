@@ -151,9 +151,12 @@ fn answer(shared: &Arc<Shared>, parts: &Parts, path: &str, subject: Subject, bod
         }
         (&Method::PUT, Subject::Version(key)) => {
             let (response, import) = fake.put_version(&key, path, given, json()?)?;
-            drop(fake);
-            if let Some(uri) = import {
-                tokio::spawn(version::import(shared.clone(), key, uri));
+            match (import, &shared.blobs) {
+                (Some(_), None) => fake.end_import(&key, Ok(Vec::new())),
+                (Some(uri), Some(blobs)) => {
+                    tokio::spawn(version::import(shared.clone(), blobs.clone(), key, uri));
+                }
+                (None, _) => {}
             }
             Ok(response)
         }

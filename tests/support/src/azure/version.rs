@@ -11,7 +11,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    Fake, Shared, empty,
+    Fake, Shared,
+    azurite::Reader,
+    empty,
     gallery::{in_progress, parent},
     regions,
     reply::Refusal,
@@ -297,16 +299,27 @@ impl Fake {
         version.deleted = Some(Instant::now() + self.times.other);
         Ok(self.begun(202, key, None))
     }
+
+    /// What was read, or why nothing was.
+    pub(super) fn end_import(&mut self, key: &str, imported: Result<Vec<u8>, (&'static str, String)>) {
+        let Some(version) = self.versions.get_mut(key) else {
+            return;
+        };
+        match imported {
+            Ok(bytes) => {
+                version.import = Import::Done(Instant::now());
+                self.imports.insert(key.to_owned(), bytes);
+            }
+            Err((code, why)) => version.import = Import::Failed(code, why),
+        }
+    }
 }
 
 /// Reads the blob, and looks whether it is a disk.
-pub(super) async fn import(shared: Arc<Shared>, key: String, uri: String) {
+pub(super) async fn import(shared: Arc<Shared>, blobs: Reader, key: String, uri: String) {
     let pause = shared.lock().times.import;
     tokio::time::sleep(pause).await;
-    let read = match &shared.blobs {
-        Some(blobs) => blobs.disk(&uri).await,
-        None => Err("no storage".to_owned()),
-    };
+    let read = blobs.disk(&uri).await;
     let imported = read.and_then(|bytes| check_disk(&bytes).map(|()| bytes));
     let mut fake = shared.lock();
     let imported = match &mut fake.failing_imports {
@@ -316,14 +329,5 @@ pub(super) async fn import(shared: Arc<Shared>, key: String, uri: String) {
         }
         _ => imported.map_err(|why| ("InvalidParameter", why)),
     };
-    let Some(version) = fake.versions.get_mut(&key) else {
-        return;
-    };
-    match imported {
-        Ok(bytes) => {
-            version.import = Import::Done(Instant::now());
-            fake.imports.insert(key, bytes);
-        }
-        Err((code, why)) => version.import = Import::Failed(code, why),
-    }
+    fake.end_import(&key, imported);
 }
