@@ -43,6 +43,35 @@ impl Class {
     }
 }
 
+/// The most of a server's own words that an error repeats, in characters.
+const QUOTED: usize = 500;
+
+/// A server's own words, for an error: on one line, without control characters or a full stop at the end, and not longer
+/// than somebody reads.
+#[must_use]
+pub fn quote(words: &str) -> String {
+    let line = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.trim_end_matches(['.', ' '])
+        .chars()
+        .filter(|char| !char.is_control())
+        .take(QUOTED)
+        .collect()
+}
+
+/// ` (words)`, or nothing, of a server's own [words](quote).
+#[must_use]
+pub fn remark(words: &str) -> String {
+    let words = quote(words);
+    if words.is_empty() { words } else { format!(" ({words})") }
+}
+
+/// `: words`, or nothing, of a server's own [words](quote). More may follow: the sentence has no end.
+#[must_use]
+pub fn reason(words: &str) -> String {
+    let words = quote(words);
+    if words.is_empty() { words } else { format!(": {words}") }
+}
+
 /// An error that knows what can be done about it. Every module's error enum that can reach the pipeline implements it,
 /// matching its variants without a wildcard, so that a new variant forces a choice.
 pub trait Classified: StdError + Send + Sync + 'static {
@@ -123,4 +152,17 @@ pub enum Disposition {
     Drop,
     /// Back to the queue after a pause: an operator has to mend something first.
     Requeue,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_quoted_in_bounds() {
+        assert_eq!(quote("not\r\n\x1b[31m yours. "), "not [31m yours");
+        assert_eq!(quote(&"a".repeat(5000)).len(), QUOTED);
+        assert_eq!((remark("no."), remark("\n")), (" (no)".to_owned(), String::new()));
+        assert_eq!((reason("no."), reason("")), (": no".to_owned(), String::new()));
+    }
 }

@@ -6,9 +6,10 @@ use aws_sdk_ec2::types::{Filter, Image, ImageState};
 use jiff::Timestamp;
 
 use super::client::{Region, call};
-use super::error::{Error, quote};
+use super::error::Error;
 use super::wait::{Look, Status, until};
 use super::wanted::{Wanted, read};
+use crate::error::reason;
 
 /// A new image is available within seconds. It is not seen at all for a moment.
 const READY: Duration = Duration::from_secs(10 * 60);
@@ -91,7 +92,12 @@ fn parse(image: &Image, region: &Region) -> Result<Ami, Error> {
                 ami: id,
                 region: region.name.clone(),
                 state: other.as_str().to_owned(),
-                reason: quote(image.state_reason().and_then(|reason| reason.message())),
+                reason: reason(
+                    image
+                        .state_reason()
+                        .and_then(|state| state.message())
+                        .unwrap_or_default(),
+                ),
             });
         }
     };

@@ -6,10 +6,7 @@ use std::time::Duration;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 
-use crate::error::{Class, Classified};
-
-/// What of a message is quoted: some carry an encoded policy of kilobytes.
-const QUOTED: usize = 300;
+use crate::error::{Class, Classified, reason};
 
 /// Asked too often, or broken on their side. EC2's
 /// [list](https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html), and what S3 and EBS direct say.
@@ -267,7 +264,7 @@ impl Error {
                     .get("retry-after")
                     .and_then(|value| value.trim().parse().ok());
                 let code = refusal.err().code().map_or_else(|| status.to_string(), str::to_owned);
-                let message = quote(refusal.err().message());
+                let message = reason(refusal.err().message().unwrap_or_default());
                 Self::Refused {
                     advice: advice(&code, &message),
                     message,
@@ -420,18 +417,6 @@ fn lacks_credentials(error: &(dyn StdError + 'static)) -> bool {
         next = error.source();
     }
     false
-}
-
-/// `: text`, or nothing. More may follow: the sentence has no end.
-pub(super) fn quote(text: Option<&str>) -> String {
-    let text: String = text
-        .unwrap_or_default()
-        .trim_end_matches(['.', ' '])
-        .chars()
-        .filter(|char| !char.is_control())
-        .take(QUOTED)
-        .collect();
-    if text.is_empty() { text } else { format!(": {text}") }
 }
 
 #[cfg(test)]

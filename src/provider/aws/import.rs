@@ -13,12 +13,12 @@ use aws_sdk_ec2::types::{ImportSnapshotTask, ResourceType, SnapshotDiskContainer
 use tokio::sync::Semaphore;
 
 use super::client::{Region, call};
-use super::error::{Error, quote};
+use super::error::Error;
 use super::s3::Object;
 use super::snapshot::{self, Snapshot};
 use super::wait::{Look, Status, until};
 use super::wanted::{Made, Wanted, read, specification, write};
-use crate::error::{Classified, Failure};
+use crate::error::{Classified, Failure, reason};
 use crate::source::Source;
 
 /// Imports of a disk this size were seen to take a quarter of an hour, and more than an hour and a half.
@@ -218,7 +218,7 @@ impl State {
         match (status.as_str(), text(|detail| detail.snapshot_id())) {
             ("completed", Some(snapshot)) => Self::Completed(snapshot),
             ("deleting" | "deleted" | "cancelling" | "cancelled" | "error", _) => Self::Failed {
-                reason: quote(text(|detail| detail.status_message()).as_deref()),
+                reason: reason(&text(|detail| detail.status_message()).unwrap_or_default()),
                 status,
             },
             // The progress may be absent.

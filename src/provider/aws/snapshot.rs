@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use aws_sdk_ec2::types::{ResourceType, Snapshot as Described, SnapshotState};
 
 use super::client::{Region, call};
-use super::error::{Error, quote};
+use super::error::Error;
 use super::wait::{Look, Pauses, Status, until};
 use super::wanted::{MADE_BY, Made, Wanted, is_kept, read, specification};
-use crate::error::Classified;
+use crate::error::{Classified, reason};
 use crate::retry::Policy;
 
 /// EC2's word for a snapshot that is not there, or not yet.
@@ -45,7 +45,7 @@ impl Snapshot {
         Self {
             id: found.snapshot_id().unwrap_or_default().to_owned(),
             state: found.state().cloned().unwrap_or(SnapshotState::Pending),
-            reason: quote(found.state_message()),
+            reason: reason(found.state_message().unwrap_or_default()),
             progress: found
                 .progress()
                 .filter(|text| !text.is_empty())

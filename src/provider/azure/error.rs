@@ -5,11 +5,8 @@ use std::time::Duration;
 use azure_core::error::ErrorKind;
 use serde_json::Value;
 
-use crate::error::{Class, Classified};
+use crate::error::{Class, Classified, quote, reason};
 use crate::http;
-
-/// What of an answer's own words is quoted.
-const QUOTED: usize = 500;
 
 /// Azure does not do what it is asked, or an image is not what Azure takes.
 #[derive(Debug, thiserror::Error)]
@@ -321,19 +318,7 @@ fn is_lasting(code: &str) -> bool {
 /// The code of an error object, and its words after a colon, in bounds and in one line.
 fn code_and_words(error: &Value) -> (String, String) {
     let code = error["code"].as_str().unwrap_or("without a code").to_owned();
-    let words = quote(error["message"].as_str().unwrap_or_default());
-    let said = if words.is_empty() { words } else { format!(": {words}") };
-    (quote(&code), said)
-}
-
-/// What Azure says, in bounds and in one line. More may follow: the sentence has no end.
-pub(super) fn quote(words: &str) -> String {
-    let line = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.trim_end_matches('.')
-        .chars()
-        .filter(|char| !char.is_control())
-        .take(QUOTED)
-        .collect()
+    (quote(&code), reason(error["message"].as_str().unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::error::{Error, quote};
+use super::error::Error;
 use crate::config::azure::{Credentials, Proof};
-use crate::error::Classified;
+use crate::error::{Classified, quote};
 use crate::http;
 use crate::retry::Policy;
 

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::client::Pace;
-use super::error::{Error, quote};
+use super::error::Error;
 use super::gallery::Gallery;
 use crate::config::azure::{TargetRegion, canonical};
+use crate::error::quote;
 use crate::provider::{Mark, OWNER};
 
 /// How often the log says how far replication is.

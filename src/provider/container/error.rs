@@ -6,11 +6,8 @@ use reqwest::Response;
 use serde::Deserialize;
 
 use crate::config::container as config;
-use crate::error::{Class, Classified};
+use crate::error::{Class, Classified, remark};
 use crate::http;
-
-/// What of an error's text is quoted.
-const QUOTED: usize = 300;
 
 /// A registry that does not do what it is asked.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +78,7 @@ impl Error {
         Self::Status {
             what,
             status,
-            said: quote(&http::refusal(response).await),
+            said: errors(&http::refusal(response).await),
             after,
         }
     }
@@ -148,7 +145,7 @@ struct ErrorRow {
 }
 
 /// ` (CODE: message)`, or nothing. Only what is meant to be read: an error's details may hold anything.
-fn quote(body: &[u8]) -> String {
+fn errors(body: &[u8]) -> String {
     let Ok(errors) = serde_json::from_slice::<Errors>(body) else {
         return String::new();
     };
@@ -160,13 +157,7 @@ fn quote(body: &[u8]) -> String {
             message => format!("{}: {message}", row.code),
         })
         .collect();
-    let text: String = rows
-        .join("; ")
-        .chars()
-        .filter(|char| !char.is_control())
-        .take(QUOTED)
-        .collect();
-    if text.is_empty() { text } else { format!(" ({text})") }
+    remark(&rows.join("; "))
 }
 
 #[cfg(test)]
@@ -174,12 +165,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_registry_is_quoted_in_bounds() {
+    fn only_what_is_meant_to_be_read_is_quoted() {
         let body = br#"{"errors":[{"code":"DENIED","message":"not\nyours","detail":"secret"}]}"#;
-        assert_eq!(quote(body), " (DENIED: notyours)");
-        assert_eq!(quote(b"<html>"), "");
-        let long = format!(r#"{{"errors":[{{"code":"X","message":"{}"}}]}}"#, "a".repeat(5000));
-        assert_eq!(quote(long.as_bytes()).len(), QUOTED + 3);
+        assert_eq!(errors(body), " (DENIED: not yours)");
+        assert_eq!(errors(b"<html>"), "");
     }
 
     #[test]

@@ -8,11 +8,9 @@ use google_cloud_gax::error::rpc::StatusDetails;
 use reqwest::Response;
 use serde::Deserialize;
 
-use crate::error::{Class, Classified};
+use crate::error::{Class, Classified, remark};
 use crate::http;
 
-/// What of an error's text is quoted.
-const QUOTED: usize = 300;
 /// Google [says these with 403](https://cloud.google.com/storage/docs/json_api/v1/status-codes#403-forbidden), though
 /// waiting helps.
 const PASSING_REASONS: [&str; 4] = [
@@ -225,7 +223,7 @@ impl Error {
             what: what.to_owned(),
             status,
             reason: reason.to_owned(),
-            said: quote(message),
+            said: remark(message),
             advice: match status {
                 401 => {
                     "; the key in GOOGLE_APPLICATION_CREDENTIALS is not accepted: it was deleted or disabled, or this \
@@ -252,7 +250,7 @@ impl Error {
         Self::Operation {
             what: what.to_owned(),
             code: code.to_owned(),
-            said: quote(message) + advice,
+            said: remark(message) + advice,
             status,
         }
     }
@@ -338,12 +336,6 @@ struct Row {
     reason: String,
 }
 
-/// ` (message)`, or nothing.
-fn quote(message: &str) -> String {
-    let text: String = message.chars().filter(|char| !char.is_control()).take(QUOTED).collect();
-    if text.is_empty() { text } else { format!(" ({text})") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,12 +357,5 @@ mod tests {
         assert_eq!(operation("PERMISSIONS_ERROR", 403), Class::Everything);
         assert_eq!(operation("INVALID_RAW_DISK", 400), Class::Deliverable);
         assert_eq!(operation("RESOURCE_ALREADY_EXISTS", 409), Class::TRANSIENT);
-    }
-
-    #[test]
-    fn the_service_is_quoted_in_bounds() {
-        assert_eq!(quote("not\nyours"), " (notyours)");
-        assert_eq!(quote(""), "");
-        assert_eq!(quote(&"a".repeat(5000)).len(), QUOTED + 3);
     }
 }
