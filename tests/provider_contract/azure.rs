@@ -54,6 +54,7 @@ fn name(call: &front::Call<'_>) -> Option<&'static str> {
         ("GET", [.., "versions"]) => "list versions",
         ("GET", [.., "versions", _]) => "look at the version",
         ("PUT", [.., "versions", _]) => "make the version",
+        ("DELETE", [.., "versions", _]) => "delete the version",
         ("GET", [.., "capsOperations", _]) => "follow an operation",
         _ => return None,
     })

@@ -27,7 +27,7 @@ use crate::retry::Policy;
 /// A lease ends by itself after this many seconds, the fewest there are, and is renewed three times as often.
 const LEASE: i32 = 15;
 const RENEWAL: Duration = Duration::from_secs(5);
-/// How long another process's lease is waited for, and how often it is looked at meanwhile.
+/// How long a lease is waited for that perhaps nobody renews, and how often it is looked at meanwhile.
 const OTHERS: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -37,7 +37,7 @@ pub(super) struct Claim {
     size: u64,
     mark: Mark,
     lease: String,
-    _renewal: AbortOnDropHandle<()>,
+    renewal: AbortOnDropHandle<()>,
 }
 
 impl Claim {
@@ -81,7 +81,7 @@ impl Claim {
             blob: blob.clone(),
             size,
             mark: mark.clone(),
-            _renewal: AbortOnDropHandle::new(tokio::spawn(keep(blob.clone(), lease.clone()))),
+            renewal: AbortOnDropHandle::new(tokio::spawn(keep(blob.clone(), lease.clone()))),
             lease,
         };
         // Whatever was written to it is gone: pages that are not sent must read as zeros.
@@ -161,7 +161,11 @@ impl Claim {
         match self.blob.call(&what, release).await {
             // Another process saw that nothing is left to write.
             Err(error) if error.status() == Some(409) => {}
-            Err(error) => tracing::warn!("could not {}", Failure::from(error)),
+            Err(error) => {
+                tracing::warn!("could not {}; waiting for the lease to end by itself", Failure::from(error));
+                self.renewal.abort();
+                tokio::time::sleep(OTHERS).await;
+            }
             Ok(_) => {}
         }
     }
