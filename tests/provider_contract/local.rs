@@ -11,7 +11,7 @@ use cloud_image_uploader_test_support::front::{self, Front};
 use cloud_image_uploader_test_support::program::Program;
 use tempfile::TempDir;
 
-use crate::world::{Call, Found, World, program, reads};
+use crate::world::{Call, Found, World, reads};
 
 const COMPOSE: &str = "Fedora-43-20251024.0";
 
@@ -78,12 +78,17 @@ impl World for Folder {
         &self.front
     }
 
-    async fn program(&self) -> Program {
-        let config = format!(
-            "[consumer_config.local]\ndirectory = \"{}\"\n",
-            self.published().display()
-        );
-        program(&config, COMPOSE, &format!("{}/compose", self.front.url()))
+    fn sections(&self, announces: bool) -> String {
+        let published = self.published();
+        format!("[consumer_config.local]\npublish_amqp_messages = {announces}\ndirectory = {published:?}\n")
+    }
+
+    fn lead(&self, program: Program) -> Program {
+        program
+    }
+
+    async fn compose(&self) -> (&'static str, String) {
+        (COMPOSE, format!("{}/compose", self.front.url()))
     }
 
     /// Every file, hidden ones too.
