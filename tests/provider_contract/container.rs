@@ -98,6 +98,7 @@ impl Registries {
 
 impl World for Registries {
     const NAME: &'static str = "container";
+    const SKIPS_OLDER: bool = true;
     const CALLS: &'static [Call] = &[
         reads("look for a blob"),
         changes("begin an upload"),

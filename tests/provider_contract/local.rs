@@ -18,14 +18,19 @@ const COMPOSE: &str = "Fedora-43-20251024.0";
 pub struct Folder {
     folder: TempDir,
     front: Front,
-    _files: Files,
+    files: Files,
 }
 
 fn name(call: &front::Call<'_>) -> Option<&'static str> {
     Some(match call.path.rsplit('/').next()? {
         "images.json" => "read the metadata",
         "composeinfo.json" => "read the label",
-        path if path.ends_with(".raw.xz") => "read a disk",
+        path if [".raw.xz", ".vhdfixed.xz", ".tar.gz"]
+            .iter()
+            .any(|end| path.ends_with(end)) =>
+        {
+            "read a disk"
+        }
         path if path.ends_with(".oci.tar.xz") => "read an archive",
         _ => return None,
     })
@@ -34,6 +39,21 @@ fn name(call: &front::Call<'_>) -> Option<&'static str> {
 impl Folder {
     fn published(&self) -> PathBuf {
         self.folder.path().join("published")
+    }
+
+    /// Where a compose of this id is, or is to be, so that it is [served](Self::served_at).
+    pub fn place(&self, compose: &str) -> PathBuf {
+        self.folder.path().join(compose)
+    }
+
+    /// The same for others than this program, through the front.
+    pub fn served_at(&self, compose: &str) -> String {
+        format!("{}/{compose}", self.front.url())
+    }
+
+    /// What serves composes.
+    pub fn files(&self) -> &Files {
+        &self.files
     }
 }
 
@@ -67,11 +87,7 @@ impl World for Folder {
             .unwrap();
         let files = Files::start(folder.path()).await.unwrap();
         let front = Front::start(&files.url(""), name).await.unwrap();
-        Self {
-            folder,
-            front,
-            _files: files,
-        }
+        Self { folder, front, files }
     }
 
     fn front(&self) -> &Front {
@@ -88,7 +104,7 @@ impl World for Folder {
     }
 
     async fn compose(&self) -> (&'static str, String) {
-        (COMPOSE, format!("{}/compose", self.front.url()))
+        (COMPOSE, self.served_at("compose"))
     }
 
     /// Every file, hidden ones too.

@@ -79,6 +79,8 @@ pub trait World: Sized {
     const CALLS: &'static [Call];
     /// Those that are made only when something takes long. They come when time has passed, so nothing is done to them.
     const SELDOM: &'static [&'static str] = &[];
+    /// Whether what is older than what is there is left out.
+    const SKIPS_OLDER: bool = false;
 
     async fn start() -> Self;
 
