@@ -2,38 +2,37 @@
 //! registered.
 
 use cloud_image_uploader::error::Class;
-use cloud_image_uploader_test_support::archive::Row;
+use cloud_image_uploader_test_support::archive::{Row, gzip, noise};
+use cloud_image_uploader_test_support::gcp::tarball::{archive, header, seal};
 
 use crate::world::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_is_named_and_nothing_is_left() {
-    let good = |name, kind, size| archive(&header(name, kind, size, 1000), 1, 1000);
+    let data = noise(1, 1000);
+    let good = |name, kind, size| archive(&header(name, kind, size, 1000), &data);
     let whole = good("disk.raw", b'S', 1 << 30);
     let two = [&whole[..whole.len() - 1024], &whole[..]].concat();
     let pax = {
         let mut header = header("disk.raw", b'x', 0, 1000);
         header[257..265].copy_from_slice(b"ustar\x0000");
-        archive(&seal(header), 1, 1000)
+        archive(&seal(header), &data)
     };
-    let gnu_pax = archive(&header("disk.raw", b'x', 0, 1000), 1, 1000);
+    let gnu_pax = archive(&header("disk.raw", b'x', 0, 1000), &data);
     let large = tarball(1, 20 << 20);
     let table: Vec<(Row, &str)> = vec![
-        (row(compress(&gnu_pax)), "it has a PAX header"),
-        (row(compress(&pax)), "it is not in GNU format"),
-        (row(compress(&two)), "there is more in it than disk.raw"),
+        (row(gzip(&gnu_pax)), "it has a PAX header"),
+        (row(gzip(&pax)), "it is not in GNU format"),
+        (row(gzip(&two)), "there is more in it than disk.raw"),
         (
-            row(compress(&good("sda.raw", b'S', 1 << 30))),
+            row(gzip(&good("sda.raw", b'S', 1 << 30))),
             "its member is named \"sda.raw\"",
         ),
         (
-            row(compress(&good("disk.raw", b'S', (1 << 30) + 512))),
+            row(gzip(&good("disk.raw", b'S', (1 << 30) + 512))),
             "not a whole number of GiB",
         ),
-        (
-            row(compress(&whole[..whole.len() - 1024])),
-            "without the mark of its end",
-        ),
+        (row(gzip(&whole[..whole.len() - 1024])), "without the mark of its end"),
         (
             row(large[..large.len() / 2].to_vec()),
             "as a tarball for Compute Engine",

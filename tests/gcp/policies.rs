@@ -40,7 +40,7 @@ fn date(day: u8) -> String {
 
 pub async fn make(world: &World, day: u8) -> String {
     let id = format!("Fedora-Cloud-43-{}.0", date(day));
-    let deliverable = world.deliverable(&id, row(tarball(day, 1000))).await;
+    let deliverable = world.deliverable(&id, row(tarball(day.into(), 1000))).await;
     publish(&world.provider(), &deliverable).await.unwrap();
     deliverable.name()
 }

@@ -1,6 +1,5 @@
 //! A cloud, a provider, composes on disk, and what the tests ask of them.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,8 +14,8 @@ use cloud_image_uploader::provider::{Provider, Publication, Task};
 use cloud_image_uploader::select::{Deliverable, select};
 use cloud_image_uploader::source::Sources;
 use cloud_image_uploader::telemetry::progress::Board;
-use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row};
-use cloud_image_uploader_test_support::gcp::{BUCKET, Cloud, Emulator, PROJECT};
+use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, noise};
+use cloud_image_uploader_test_support::gcp::{BUCKET, Cloud, Emulator, PROJECT, tarball};
 use cloud_image_uploader_test_support::program::Program;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_cloud-image-uploader");
@@ -163,53 +162,6 @@ pub fn row(bytes: Vec<u8>) -> Row {
 }
 
 /// What a builder makes: a sparse disk of a GiB that begins with this many bytes, which do not compress.
-pub fn tarball(seed: u8, bytes: usize) -> Vec<u8> {
-    compress(&archive(&header("disk.raw", b'S', 1 << 30, bytes), seed, bytes))
-}
-
-pub fn compress(bytes: &[u8]) -> Vec<u8> {
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(bytes).unwrap();
-    gzip.finish().unwrap()
-}
-
-/// A header in GNU format: of a sparse file (`S`) whose data is at its beginning, or of a whole one.
-pub fn header(name: &str, kind: u8, size: usize, stored: usize) -> [u8; 512] {
-    let mut header = [0; 512];
-    header[..name.len()].copy_from_slice(name.as_bytes());
-    let mut octal = |at: usize, width: usize, number: usize| {
-        let text = format!("{number:0width$o}\0", width = width - 1);
-        header[at..at + width].copy_from_slice(text.as_bytes());
-    };
-    octal(124, 12, stored);
-    if kind == b'S' {
-        octal(386, 12, 0);
-        octal(398, 12, stored);
-        octal(483, 12, size);
-    }
-    header[156] = kind;
-    header[257..265].copy_from_slice(b"ustar  \0");
-    seal(header)
-}
-
-/// Puts the checksum in.
-pub fn seal(mut header: [u8; 512]) -> [u8; 512] {
-    header[148..156].fill(b' ');
-    let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    header
-}
-
-/// A member with its data, and the end of the archive.
-pub fn archive(header: &[u8; 512], seed: u8, bytes: usize) -> Vec<u8> {
-    let mut archive = header.to_vec();
-    let mut state = u64::from(seed) + 1;
-    archive.extend((0..bytes).map(|_| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    }));
-    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
-    archive
+pub fn tarball(seed: u64, bytes: usize) -> Vec<u8> {
+    tarball::of(&noise(seed, bytes))
 }

@@ -1,14 +1,14 @@
 //! An account with two regions, so that something is copied; by either way to make a snapshot.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, noise, sha256, xz_blocks};
+use cloud_image_uploader_test_support::archive::{Row, noise, sha256, xz_blocks};
 use cloud_image_uploader_test_support::aws::Cloud;
 use cloud_image_uploader_test_support::front::{self, Front};
 use cloud_image_uploader_test_support::program::Program;
 
-use crate::world::{self, After, Call, Found, World, changes, program, put, reads};
+use crate::world::{After, Call, Found, World, changes, put, reads, write};
 
 const COMPOSE: &str = "Fedora-Cloud-43-20260305.0";
 const BUCKET: &str = "fedora-s3-bucket-fedimg";
@@ -118,44 +118,14 @@ fn name(call: &front::Call<'_>) -> Option<&'static str> {
     })
 }
 
-/// Two parts of an upload, most of them zeros, and an end in the middle of a block.
-fn compose() -> &'static Path {
-    static COMPOSED: OnceLock<PathBuf> = OnceLock::new();
-    COMPOSED.get_or_init(|| {
-        let mut disk = noise(1, 600_000);
-        disk.resize(9 << 20, 0);
-        disk.extend(noise(2, 1000));
-        let file = "Fedora-Cloud-Base-AmazonEC2-43-20260305.0.x86_64.raw.xz";
-        let disk = xz_blocks(&disk, 1 << 20);
-        let folder = world::folder("aws");
-        let row = Row::new("raw-xz", "raw.xz", "Cloud_Base", "x86_64", file, disk);
-        ComposeBuilder::new(COMPOSE, None).image(row).write(&folder).unwrap();
-        folder
-    })
-}
-
-impl<const BY_IMPORT: bool> Account<BY_IMPORT> {
-    pub fn sections(&self) -> String {
-        let method = match BY_IMPORT {
-            true => format!("snapshot_method = \"s3-import\"\ns3_bucket_name = \"{BUCKET}\""),
-            false => "snapshot_method = \"ebs-direct\"".to_owned(),
-        };
-        format!(
-            "[consumer_config.aws]\npublish_amqp_messages = false\nbase_region = \"{}\"\nami_regions = {REGIONS:?}\n\
-             ami_volume_dev_name = \"/dev/sda1\"\nami_volume_type = \"gp3\"\n{method}\n",
-            REGIONS[0]
-        )
-    }
-
-    /// Tells a program to come here, through the front.
-    pub fn lead(&self, program: Program) -> Program {
-        let environment = self.cloud.environment().into_iter();
-        environment.fold(program, |program, (name, value)| match name.as_str() {
-            "AWS_ENDPOINT_URL_S3" => program.env(&name, &self.s3),
-            endpoint if endpoint.starts_with("AWS_ENDPOINT_URL") => program.env(endpoint, self.front.url()),
-            other => program.env(other, value),
-        })
-    }
+/// The disk of the `number`th compose: two parts of an upload, most of them zeros, and an end in the middle of a block.
+pub fn row(number: u64) -> Row {
+    let mut disk = noise(2 * number + 1, 600_000);
+    disk.resize(9 << 20, 0);
+    disk.extend(noise(2 * number + 2, 1000));
+    let file = "Fedora-Cloud-Base-AmazonEC2.x86_64.raw.xz";
+    let disk = xz_blocks(&disk, 1 << 20);
+    Row::new("raw-xz", "raw.xz", "Cloud_Base", "x86_64", file, disk)
 }
 
 impl<const BY_IMPORT: bool> World for Account<BY_IMPORT> {
@@ -177,9 +147,31 @@ impl<const BY_IMPORT: bool> World for Account<BY_IMPORT> {
         &self.front
     }
 
-    async fn program(&self) -> Program {
-        let compose = compose().display().to_string();
-        self.lead(program(&self.sections(), COMPOSE, &compose))
+    fn sections(&self, announces: bool) -> String {
+        let method = match BY_IMPORT {
+            true => format!("snapshot_method = \"s3-import\"\ns3_bucket_name = \"{BUCKET}\""),
+            false => "snapshot_method = \"ebs-direct\"".to_owned(),
+        };
+        format!(
+            "[consumer_config.aws]\npublish_amqp_messages = {announces}\nbase_region = \"{}\"\nami_regions = {REGIONS:?}\n\
+             ami_volume_dev_name = \"/dev/sda1\"\nami_volume_type = \"gp3\"\n{method}\n",
+            REGIONS[0]
+        )
+    }
+
+    fn lead(&self, program: Program) -> Program {
+        let environment = self.cloud.environment().into_iter();
+        environment.fold(program, |program, (name, value)| match name.as_str() {
+            "AWS_ENDPOINT_URL_S3" => program.env(&name, &self.s3),
+            endpoint if endpoint.starts_with("AWS_ENDPOINT_URL") => program.env(endpoint, self.front.url()),
+            other => program.env(other, value),
+        })
+    }
+
+    async fn compose(&self) -> (&'static str, String) {
+        static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+        let folder = FOLDER.get_or_init(|| write("aws", COMPOSE, row(0)));
+        (COMPOSE, folder.display().to_string())
     }
 
     /// Images and snapshots, less their ids, and whatever belongs to none.

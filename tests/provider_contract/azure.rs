@@ -1,15 +1,15 @@
 //! A stand-in for Resource Manager, with a gallery yet to be made, and a container in a real Azurite.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, noise, sha256, xz_blocks};
+use cloud_image_uploader_test_support::archive::{Row, noise, sha256, xz_blocks};
 use cloud_image_uploader_test_support::azure::{ACCOUNT, Azure, Azurite, GROUP, vhd};
 use cloud_image_uploader_test_support::front::{self, Front};
 use cloud_image_uploader_test_support::program::Program;
 use serde_json::Value;
 
-use crate::world::{self, After, Call, Found, World, changes, program, put, reads};
+use crate::world::{After, Call, Found, World, changes, put, reads, write};
 
 const COMPOSE: &str = "Fedora-Cloud-43-20260305.0";
 const GALLERY: &str = "Fedora";
@@ -60,20 +60,15 @@ fn name(call: &front::Call<'_>) -> Option<&'static str> {
     })
 }
 
-fn compose() -> &'static Path {
-    static COMPOSED: OnceLock<PathBuf> = OnceLock::new();
-    COMPOSED.get_or_init(|| {
-        let mut disk = vec![0; 9 << 20];
-        for (at, size) in [(0, 700_000), ((9 << 20) - 5000, 5000)] {
-            disk[at..at + size].copy_from_slice(&noise(at as u64, size));
-        }
-        let file = "Fedora-Cloud-Base-Azure-43-20260305.0.x86_64.vhdfixed.xz";
-        let disk = xz_blocks(&vhd(&disk), 1 << 20);
-        let folder = world::folder("azure");
-        let row = Row::new("vhd-compressed", "vhd.xz", "Cloud_Base", "x86_64", file, disk);
-        ComposeBuilder::new(COMPOSE, None).image(row).write(&folder).unwrap();
-        folder
-    })
+/// The disk of the `number`th compose: something at its beginning and at its end, and zeros between.
+pub fn row(number: u64) -> Row {
+    let mut disk = vec![0; 9 << 20];
+    for (at, size, seed) in [(0, 700_000, 2 * number), ((9 << 20) - 5000, 5000, 2 * number + 1)] {
+        disk[at..at + size].copy_from_slice(&noise(seed, size));
+    }
+    let file = "Fedora-Cloud-Base-Azure.x86_64.vhdfixed.xz";
+    let disk = xz_blocks(&vhd(&disk), 1 << 20);
+    Row::new("vhd-compressed", "vhd.xz", "Cloud_Base", "x86_64", file, disk)
 }
 
 impl World for Gallery {
@@ -122,15 +117,15 @@ impl World for Gallery {
         &self.front
     }
 
-    async fn program(&self) -> Program {
+    fn sections(&self, announces: bool) -> String {
         let regions = ["eastus", "westus2"].map(|name| {
             format!(
                 "[[consumer_config.azure.target_regions]]\nname = \"{name}\"\nregional_replica_count = 3\n\
                  storage_account_type = \"Standard_ZRS\"\n"
             )
         });
-        let config = format!(
-            "[consumer_config.azure]\npublish_amqp_messages = false\nlocation = \"eastus\"\n\
+        format!(
+            "[consumer_config.azure]\npublish_amqp_messages = {announces}\nlocation = \"eastus\"\n\
              resource_group_name = \"{GROUP}\"\nstorage_account_name = \"{ACCOUNT}\"\n\
              storage_container_name = \"{container}\"\ngallery_name = \"{GALLERY}\"\n\
              gallery_description = \"Images of Fedora\"\nresource_manager_endpoint = \"{arm}\"\n\
@@ -139,12 +134,20 @@ impl World for Gallery {
             arm = self.front.url(),
             blobs = self.blobs,
             regions = regions.concat(),
-        );
-        let program = program(&config, COMPOSE, &compose().display().to_string());
+        )
+    }
+
+    fn lead(&self, program: Program) -> Program {
         let variables = self.azure.environment();
         variables
             .iter()
             .fold(program, |program, (name, value)| program.env(name, value))
+    }
+
+    async fn compose(&self) -> (&'static str, String) {
+        static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+        let folder = FOLDER.get_or_init(|| write("azure", COMPOSE, row(0)));
+        (COMPOSE, folder.display().to_string())
     }
 
     /// The gallery and all in it, less times, and every blob.

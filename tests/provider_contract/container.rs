@@ -9,7 +9,7 @@ use cloud_image_uploader_test_support::program::Program;
 use cloud_image_uploader_test_support::registry::Registry;
 use tokio::sync::OnceCell;
 
-use crate::world::{self, Call, Found, LONG, World, assert_published, changes, program, reads};
+use crate::world::{self, Call, Found, LONG, World, assert_published, changes, reads, reconsume};
 
 const OLDER: &str = "Fedora-43-20251023.0";
 const NEWER: &str = "Fedora-43-20251024.0";
@@ -25,17 +25,16 @@ async fn prepared() -> &'static Path {
     PREPARED
         .get_or_init(async || {
             let folder = world::folder("container");
-            for (id, seed) in [(OLDER, "older"), (NEWER, "newer")] {
-                compose(id, seed).write(&folder.join(id)).unwrap();
+            for (id, number) in [(OLDER, 0), (NEWER, 1)] {
+                let compose = ComposeBuilder::new(id, Some("RC-1.6"));
+                let compose = rows(number, 5 << 20).into_iter().fold(compose, ComposeBuilder::image);
+                compose.write(&folder.join(id)).unwrap();
             }
-            let registry = Registry::open().await.unwrap();
+            let world = Registries::before(Registry::open().await.unwrap()).await;
             let older = folder.join(OLDER).display().to_string();
-            let exit = program(&sections(&registry.host), OLDER, &older)
-                .run(LONG)
-                .await
-                .unwrap();
+            let exit = reconsume(&world, OLDER, &older).run(LONG).await.unwrap();
             assert_published(&exit, "the older compose");
-            copy(&registry.data(), &folder.join("data"));
+            copy(&world.registry.data(), &folder.join("data"));
             folder
         })
         .await
@@ -52,14 +51,6 @@ fn copy(from: &Path, to: &Path) {
             fs::copy(entry.path(), target).unwrap();
         }
     }
-}
-
-pub fn sections(host: &str) -> String {
-    format!(
-        "[consumer_config.container]\npublish_amqp_messages = false\n\
-         [consumer_config.container.repos]\nContainer_Base = \"fedora\"\nContainer_Toolbox = \"fedora-toolbox\"\n\
-         [[consumer_config.container.registries]]\nurl = \"{host}/team\"\ninsecure = true\n"
-    )
 }
 
 fn name(call: &front::Call<'_>) -> Option<&'static str> {
@@ -81,24 +72,33 @@ fn name(call: &front::Call<'_>) -> Option<&'static str> {
     })
 }
 
-fn compose(id: &str, seed: &str) -> ComposeBuilder {
-    let small = |seed: &str| layer(seed, 10_000);
-    let rows = [("x86_64", "amd64"), ("aarch64", "arm64")].map(|(arch, ours)| {
-        let large = layer(&format!("large-{seed}-{arch}"), 5 << 20);
-        let oci = OciArchive::new(ours).layer(large).layer(small(seed)).build();
+/// The archives of the `number`th compose, with layers of this size and small ones.
+pub fn rows(number: u64, large: usize) -> Vec<Row> {
+    let small = || layer(&format!("small-{number}"), 10_000);
+    let base = |arch, ours| {
+        let large = layer(&format!("large-{number}-{arch}"), large);
+        let oci = OciArchive::new(ours).layer(large).layer(small()).build();
         Row::container("Container_Base", arch, xz(&oci))
-    });
+    };
     let docker = DockerArchive::new("amd64")
-        .layer(layer(seed, 5 << 20))
-        .layer(small(seed))
+        .layer(layer(&format!("docker-{number}"), large))
+        .layer(small())
         .build();
     let toolbox = Row::container("Container_Toolbox", "x86_64", xz(&docker));
-    let builder = ComposeBuilder::new(id, Some("RC-1.6")).image(toolbox);
-    rows.into_iter().fold(builder, ComposeBuilder::image)
+    vec![toolbox, base("x86_64", "amd64"), base("aarch64", "arm64")]
+}
+
+impl Registries {
+    /// A front before this registry.
+    async fn before(registry: Registry) -> Self {
+        let front = Front::start(&registry.url(), name).await.unwrap();
+        Self { registry, front }
+    }
 }
 
 impl World for Registries {
     const NAME: &'static str = "container";
+    const SKIPS_OLDER: bool = true;
     const CALLS: &'static [Call] = &[
         reads("look for a blob"),
         changes("begin an upload"),
@@ -114,21 +114,30 @@ impl World for Registries {
     async fn start() -> Self {
         let registry = Registry::open().await.unwrap();
         copy(&prepared().await.join("data"), &registry.data());
-        let front = Front::start(&registry.url(), name).await.unwrap();
-        Self { registry, front }
+        Self::before(registry).await
     }
 
     fn front(&self) -> &Front {
         &self.front
     }
 
-    async fn program(&self) -> Program {
-        let compose = prepared().await.join(NEWER).display().to_string();
-        program(
-            &sections(self.front.url().trim_start_matches("http://")),
-            NEWER,
-            &compose,
+    fn sections(&self, announces: bool) -> String {
+        let front = self.front.url();
+        let host = front.trim_start_matches("http://");
+        format!(
+            "[consumer_config.container]\npublish_amqp_messages = {announces}\n\
+             [consumer_config.container.repos]\nContainer_Base = \"fedora\"\nContainer_Toolbox = \"fedora-toolbox\"\n\
+             [[consumer_config.container.registries]]\nurl = \"{host}/team\"\ninsecure = true\n"
         )
+    }
+
+    /// The registry lets everybody in.
+    fn lead(&self, program: Program) -> Program {
+        program
+    }
+
+    async fn compose(&self) -> (&'static str, String) {
+        (NEWER, prepared().await.join(NEWER).display().to_string())
     }
 
     /// Tags with what they point to, and every manifest and blob. Uploads that were begun are the registry's own to

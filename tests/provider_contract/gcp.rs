@@ -1,20 +1,18 @@
 //! A project, and a bucket in an emulator that goes on with uploads.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row};
+use cloud_image_uploader_test_support::archive::{Row, noise};
 use cloud_image_uploader_test_support::front::{self, Front};
-use cloud_image_uploader_test_support::gcp::{BUCKET, Cloud, Emulator, PROJECT};
+use cloud_image_uploader_test_support::gcp::{BUCKET, Cloud, Emulator, PROJECT, tarball};
 use cloud_image_uploader_test_support::program::Program;
 
-use crate::world::{self, After, Call, Found, World, changes, program, put, reads};
+use crate::world::{After, Call, Found, World, changes, put, reads, write};
 
 const COMPOSE: &str = "Fedora-Cloud-43-20260305.0";
-const TARBALL: &[u8] =
-    include_bytes!("../fixtures/sample/compose/Cloud/x86_64/images/Fedora-Cloud-Base-GCE-43-1.7.x86_64.tar.gz");
 /// An operation takes longer than the first look at it.
 const OPERATION: Duration = Duration::from_millis(300);
 
@@ -47,15 +45,11 @@ fn name(call: &front::Call<'_>) -> Option<&'static str> {
     })
 }
 
-fn compose() -> &'static Path {
-    static COMPOSED: OnceLock<PathBuf> = OnceLock::new();
-    COMPOSED.get_or_init(|| {
-        let folder = world::folder("gcp");
-        let file = "Fedora-Cloud-Base-GCE-43-20260305.0.x86_64.tar.gz";
-        let row = Row::new("tar-gz", "tar.gz", "Cloud_Base", "x86_64", file, TARBALL);
-        ComposeBuilder::new(COMPOSE, None).image(row).write(&folder).unwrap();
-        folder
-    })
+/// The tarball of the `number`th compose.
+pub fn row(number: u64) -> Row {
+    let file = "Fedora-Cloud-Base-GCE.x86_64.tar.gz";
+    let disk = tarball::of(&noise(number, 300_000));
+    Row::new("tar-gz", "tar.gz", "Cloud_Base", "x86_64", file, disk)
 }
 
 impl World for Project {
@@ -99,15 +93,23 @@ impl World for Project {
         &self.front
     }
 
-    async fn program(&self) -> Program {
-        let config = format!(
+    fn sections(&self, announces: bool) -> String {
+        format!(
             "[consumer_config.gcp]\nproject = \"{PROJECT}\"\nbucket_name = \"{BUCKET}\"\nstorage_locations = [\"us\"]\n\
-             publish_amqp_messages = false\ncompute_endpoint = \"{}\"\nstorage_endpoint = \"{}\"\n",
+             publish_amqp_messages = {announces}\ncompute_endpoint = \"{}\"\nstorage_endpoint = \"{}\"\n",
             self.front.url(),
             self.storage
-        );
-        let program = program(&config, COMPOSE, &compose().display().to_string());
+        )
+    }
+
+    fn lead(&self, program: Program) -> Program {
         program.env("GOOGLE_APPLICATION_CREDENTIALS", &self.credentials)
+    }
+
+    async fn compose(&self) -> (&'static str, String) {
+        static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+        let folder = FOLDER.get_or_init(|| write("gcp", COMPOSE, row(0)));
+        (COMPOSE, folder.display().to_string())
     }
 
     /// Images, less times and numbers, and every object. An upload that nobody ended is the service's to forget.

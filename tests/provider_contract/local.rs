@@ -11,21 +11,26 @@ use cloud_image_uploader_test_support::front::{self, Front};
 use cloud_image_uploader_test_support::program::Program;
 use tempfile::TempDir;
 
-use crate::world::{Call, Found, World, program, reads};
+use crate::world::{Call, Found, World, reads};
 
 const COMPOSE: &str = "Fedora-43-20251024.0";
 
 pub struct Folder {
     folder: TempDir,
     front: Front,
-    _files: Files,
+    files: Files,
 }
 
 fn name(call: &front::Call<'_>) -> Option<&'static str> {
     Some(match call.path.rsplit('/').next()? {
         "images.json" => "read the metadata",
         "composeinfo.json" => "read the label",
-        path if path.ends_with(".raw.xz") => "read a disk",
+        path if [".raw.xz", ".vhdfixed.xz", ".tar.gz"]
+            .iter()
+            .any(|end| path.ends_with(end)) =>
+        {
+            "read a disk"
+        }
         path if path.ends_with(".oci.tar.xz") => "read an archive",
         _ => return None,
     })
@@ -34,6 +39,21 @@ fn name(call: &front::Call<'_>) -> Option<&'static str> {
 impl Folder {
     fn published(&self) -> PathBuf {
         self.folder.path().join("published")
+    }
+
+    /// Where a compose of this id is, or is to be, so that it is [served](Self::served_at).
+    pub fn place(&self, compose: &str) -> PathBuf {
+        self.folder.path().join(compose)
+    }
+
+    /// The same for others than this program, through the front.
+    pub fn served_at(&self, compose: &str) -> String {
+        format!("{}/{compose}", self.front.url())
+    }
+
+    /// What serves composes.
+    pub fn files(&self) -> &Files {
+        &self.files
     }
 }
 
@@ -67,23 +87,24 @@ impl World for Folder {
             .unwrap();
         let files = Files::start(folder.path()).await.unwrap();
         let front = Front::start(&files.url(""), name).await.unwrap();
-        Self {
-            folder,
-            front,
-            _files: files,
-        }
+        Self { folder, front, files }
     }
 
     fn front(&self) -> &Front {
         &self.front
     }
 
-    async fn program(&self) -> Program {
-        let config = format!(
-            "[consumer_config.local]\ndirectory = \"{}\"\n",
-            self.published().display()
-        );
-        program(&config, COMPOSE, &format!("{}/compose", self.front.url()))
+    fn sections(&self, announces: bool) -> String {
+        let published = self.published();
+        format!("[consumer_config.local]\npublish_amqp_messages = {announces}\ndirectory = {published:?}\n")
+    }
+
+    fn lead(&self, program: Program) -> Program {
+        program
+    }
+
+    async fn compose(&self) -> (&'static str, String) {
+        (COMPOSE, self.served_at("compose"))
     }
 
     /// Every file, hidden ones too.

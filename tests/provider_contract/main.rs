@@ -17,6 +17,14 @@ mod gcp;
 mod load;
 #[cfg(feature = "local")]
 mod local;
+#[cfg(all(
+    feature = "aws",
+    feature = "azure",
+    feature = "gcp",
+    feature = "container",
+    feature = "local"
+))]
+mod soak;
 mod survival;
 mod world;
 

@@ -14,9 +14,9 @@ use crate::world::{AGAIN, Found, World};
 pub struct Outcome {
     what: String,
     /// Missing, or not as it should be.
-    lost: Vec<String>,
-    duplicated: Vec<String>,
-    leaked: Vec<String>,
+    pub lost: Vec<String>,
+    pub duplicated: Vec<String>,
+    pub leaked: Vec<String>,
     /// What the program wrote that did not end well, or left something else than it should.
     said: Option<String>,
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use cloud_image_uploader_test_support::archive::message;
+use cloud_image_uploader_test_support::archive::{self, message};
 use cloud_image_uploader_test_support::front::Front;
 use cloud_image_uploader_test_support::program::{Exit, Program};
 use jiff::{Span, Timestamp, tz::TimeZone};
@@ -79,14 +79,28 @@ pub trait World: Sized {
     const CALLS: &'static [Call];
     /// Those that are made only when something takes long. They come when time has passed, so nothing is done to them.
     const SELDOM: &'static [&'static str] = &[];
+    /// Whether what is older than what is there is left out.
+    const SKIPS_OLDER: bool = false;
 
     async fn start() -> Self;
 
     /// What the calls go through.
     fn front(&self) -> &Front;
 
-    /// A fresh process that publishes the compose; see [`program`].
-    async fn program(&self) -> Program;
+    /// What stands below `[consumer_config]`, and whether it says to announce what is published.
+    fn sections(&self, announces: bool) -> String;
+
+    /// Gives a program what else it needs to come here, through the front.
+    fn lead(&self, program: Program) -> Program;
+
+    /// The compose to be published, and where it is.
+    async fn compose(&self) -> (&'static str, String);
+
+    /// A fresh process that publishes the compose.
+    async fn program(&self) -> Program {
+        let (compose, location) = self.compose().await;
+        reconsume(self, compose, &location)
+    }
 
     /// With nothing in it that differs from one sound run to another; see [`put`].
     async fn found(&self) -> Found;
@@ -112,13 +126,18 @@ pub fn config(keys: &str, sections: &str) -> String {
     )
 }
 
-/// A process that publishes what a message announces, with these sections below `[consumer_config]`.
-pub fn program(sections: &str, compose: &str, location: &str) -> Program {
-    let program = Program::new(env!("CARGO_BIN_EXE_cloud-image-uploader")).unwrap();
-    let program = program.config(&config("", sections)).unwrap();
+/// A process that publishes a compose, as if a message had announced it.
+pub fn reconsume<W: World>(world: &W, compose: &str, location: &str) -> Program {
+    let program = configured(world, &config("", &world.sections(false)));
     let file = program.folder().join("message.json");
     fs::write(&file, message(compose, None, location).to_string()).unwrap();
     program.args(["reconsume", "--file"]).arg(file)
+}
+
+/// The program with this configuration, yet without a command.
+pub fn configured<W: World>(world: &W, config: &str) -> Program {
+    let program = Program::new(env!("CARGO_BIN_EXE_cloud-image-uploader")).unwrap();
+    world.lead(program.config(config).unwrap())
 }
 
 /// A folder of this test's own, empty.
@@ -126,6 +145,15 @@ pub fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("contract-{name}"));
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Writes a compose of one image into a folder of this test's own.
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
+pub fn write(name: &str, compose: &str, image: archive::Row) -> PathBuf {
+    let folder = folder(name);
+    let builder = archive::ComposeBuilder::new(compose, None);
+    builder.image(image).write(&folder).unwrap();
     folder
 }
 

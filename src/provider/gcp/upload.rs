@@ -119,27 +119,33 @@ impl From<Error> for Stopped {
 /// The source, and what of it is not sent yet.
 struct Reading<'a> {
     chunks: &'a mut Chunks,
-    held: BytesMut,
+    /// What was read behind the last piece.
+    rest: Bytes,
     /// CRC32C of everything read.
     crc: Digest,
 }
 
 impl Reading<'_> {
-    /// Reads until more than a piece is there, or the verified end.
-    async fn fill(&mut self) -> Result<(), Stopped> {
-        while self.held.len() <= PIECE {
+    /// Reads a piece; less only at the verified end. Whether there is more behind it is known then.
+    async fn piece(&mut self, memory: BytesMut) -> Result<Bytes, Stopped> {
+        let mut piece = memory;
+        loop {
+            let missing = PIECE - piece.len();
+            piece.extend_from_slice(&self.rest.split_to(missing.min(self.rest.len())));
+            if !self.rest.is_empty() {
+                return Ok(piece.freeze());
+            }
             let next = self
                 .chunks
                 .next()
                 .await
                 .map_err(|error| Stopped::Source(error.into()))?;
-            let Some(chunk) = next else { break };
-            if let Content::Data(bytes) = &chunk.content {
-                self.crc.update(bytes);
-                self.held.extend_from_slice(bytes);
+            let Some(chunk) = next else { return Ok(piece.freeze()) };
+            if let Content::Data(bytes) = chunk.content {
+                self.crc.update(&bytes);
+                self.rest = bytes;
             }
         }
-        Ok(())
     }
 }
 
@@ -169,22 +175,27 @@ impl Upload<'_> {
     async fn run(&mut self, chunks: &mut Chunks) -> Result<Object, Stopped> {
         let mut reading = Reading {
             chunks,
-            held: BytesMut::with_capacity(PIECE),
+            rest: Bytes::new(),
             crc: Digest::new(CrcAlgorithm::Crc32Iscsi),
         };
-        reading.fill().await?;
-        while reading.held.len() > PIECE {
-            let piece = reading.held.split_to(PIECE).freeze();
-            let (read, sent) = tokio::join!(reading.fill(), self.send(piece, None));
-            read?;
+        // Taken once and at once: a buffer that grows takes twice as much, and what is given back is not always used again.
+        let memory = || BytesMut::with_capacity(PIECE);
+        let mut piece = reading.piece(memory()).await?;
+        let mut spare = memory();
+        while !reading.rest.is_empty() {
+            let (next, sent) = tokio::join!(reading.piece(spare), self.send(piece.clone(), None));
+            let next = next?;
             if let Some(object) = sent? {
                 return Ok(object);
             }
+            spare = piece.try_into_mut().unwrap_or_else(|_| memory());
+            spare.clear();
+            piece = next;
         }
         // Thirty-two bits, the high end first.
         self.crc = BASE64.encode(&reading.crc.finalize().to_be_bytes()[4..]);
-        let total = self.sent + reading.held.len() as u64;
-        let object = self.send(reading.held.freeze(), Some(total)).await?;
+        let total = self.sent + piece.len() as u64;
+        let object = self.send(piece, Some(total)).await?;
         let what = self.what();
         Ok(object.ok_or_else(|| Error::odd(&what, "a request for more than there is"))?)
     }

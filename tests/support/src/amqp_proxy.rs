@@ -72,6 +72,11 @@ impl AmqpProxy {
         self.losses.lock().push((frame, loss));
     }
 
+    /// Loses no more, and returns how much was not lost yet.
+    pub fn mend(&self) -> usize {
+        std::mem::take(&mut *self.losses.lock()).len()
+    }
+
     /// Whether everything that was to be lost was.
     pub fn losses_met(&self) -> bool {
         self.losses.lock().is_empty()

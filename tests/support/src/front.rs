@@ -9,12 +9,11 @@ use std::{
 use anyhow::{Result, ensure};
 use axum::{
     Router,
-    body::{Body, Bytes, to_bytes},
+    body::{Body, to_bytes},
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::Response,
 };
-use futures_util::stream;
 use tokio::{sync::watch, time::timeout};
 
 use crate::http_server::HttpServer;
@@ -121,6 +120,11 @@ impl Front {
         self.shared.lock().troubles.push((name, trouble, times));
     }
 
+    /// Takes back the trouble that was not met, and returns it with how many times were left.
+    pub fn mend(&self) -> Vec<(&'static str, Trouble, usize)> {
+        std::mem::take(&mut self.shared.lock().troubles)
+    }
+
     /// Whether all trouble was met.
     pub fn troubles_met(&self) -> bool {
         self.shared.lock().troubles.is_empty()
@@ -213,19 +217,21 @@ async fn pass(State(door): State<Arc<Door>>, request: Request) -> Response {
         Ok(answer) => answer,
         Err(_) => return broken(),
     };
-    let (status, headers) = (answer.status(), answer.headers().clone());
-    let body = answer.bytes().await.unwrap_or_default();
-    match trouble {
-        Some(Trouble::Lost) => broken(),
-        Some(Trouble::Unanswered) => silence(shared).await,
-        _ => {
-            let mut response = Response::new(Body::from(body));
-            *response.status_mut() = status;
-            *response.headers_mut() = headers;
-            response.headers_mut().remove(header::TRANSFER_ENCODING);
-            response
-        }
+    if matches!(trouble, Some(Trouble::Lost | Trouble::Unanswered)) {
+        // The server is done when its answer has ended; what that says is lost.
+        let _ = answer.bytes().await;
+        return match trouble {
+            Some(Trouble::Lost) => broken(),
+            _ => silence(shared).await,
+        };
     }
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    // Passed on as it comes, so that an answer which breaks off does so here, too.
+    let mut response = Response::new(Body::from_stream(answer.bytes_stream()));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response.headers_mut().remove(header::TRANSFER_ENCODING);
+    response
 }
 
 fn bare(status: StatusCode) -> Response {
@@ -234,10 +240,10 @@ fn bare(status: StatusCode) -> Response {
     response
 }
 
-/// An answer whose body fails before anything was sent: the connection ends without a byte.
+/// Ends the connection without a byte of an answer. A body that fails would not do: there is none in the answer to HEAD.
 fn broken() -> Response {
-    let failing = stream::once(async { Err::<Bytes, _>(std::io::Error::from(std::io::ErrorKind::ConnectionReset)) });
-    Response::new(Body::from_stream(failing))
+    // Nobody panicked, so nobody is told; the task that serves the connection is gone, and with it the connection.
+    std::panic::resume_unwind(Box::new("the connection breaks"))
 }
 
 async fn silence(shared: &Shared) -> Response {

@@ -13,7 +13,7 @@ mod find;
 mod images;
 mod rules;
 mod storage;
-mod tarball;
+pub mod tarball;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
