@@ -83,7 +83,11 @@ impl From<anyhow::Error> for Stop {
 async fn run(conf: Option<&Path>, log_format: LogFormat, command: Command) -> Result<u8, Stop> {
     let variable = std::env::var_os("FEDORA_MESSAGING_CONF");
     let path = Config::path(conf, variable.as_deref());
-    let config = Config::load(&path).map_err(Stop::usage)?;
+    let mut config = Config::load(&path).map_err(Stop::usage)?;
+    // Whoever looks only sees for himself what is wrong.
+    if matches!(command, Command::Plan(_) | Command::Check { .. }) {
+        config.logging.mail.clear();
+    }
     let bars = matches!(command, Command::Reconsume(_)) && stderr().is_terminal();
     let board = if bars { Board::bars() } else { Board::log() };
     let mails = telemetry::start(&config.logging, log_format, board.terminal()).map_err(Stop::usage)?;
@@ -190,6 +194,9 @@ async fn reconsume(config: Config, arguments: Reconsume, board: Board) -> Result
     let report = pipeline.run(&request, &options).await;
     reporting.abort();
     report.log_published();
+    if report.published.is_empty() && report.broken.is_empty() {
+        warn_of(arguments.subject.only.as_deref());
+    }
     broker.close().await;
     print(&format!("{}\n", plan::summary(&report)));
     report.log_failures();
@@ -214,11 +221,23 @@ async fn plan(config: &Config, subject: &Subject, format: PlanFormat) -> Result<
     {
         return Err(anyhow!("failed to {refused}").into());
     }
+    if let Plan::Compose(prepared) = &plan
+        && prepared.selection.deliverables.is_empty()
+    {
+        warn_of(subject.only.as_deref());
+    }
     match format {
         PlanFormat::Json => print(&format!("{:#}\n", plan.json())),
         PlanFormat::Table => print(&format!("{}\n", plan.table())),
     }
     Ok(0)
+}
+
+/// Nothing is selected: that may be the pattern's fault, and not the compose's.
+fn warn_of(only: Option<&str>) {
+    if let Some(pattern) = only {
+        tracing::warn!("--only {pattern:?} was given; without it there may be something");
+    }
 }
 
 async fn clean_up(config: &Config, dry_run: bool) -> Result<u8, Stop> {
@@ -366,10 +385,11 @@ async fn request(http: &Client, config: &Config, subject: &Subject) -> Result<Wi
     match datagrepper::fetch(&http::client().map_err(anyhow::Error::new)?, service, id).await {
         Ok(message) => Ok(message
             .wish(None)
+            .with_context(|| format!("failed to use message {id}"))
             .map_err(Stop::usage)?
             .from(Origin::Message(id.to_string()))),
-        Err(error @ datagrepper::Error::Fetch(_)) => Err(anyhow!(error).into()),
-        Err(error) => Err(Stop::usage(error)),
+        Err(error @ datagrepper::Error::Fetch(_)) => Err(anyhow!("failed to {}", Chain(&error)).into()),
+        Err(error) => Err(Stop::usage(anyhow!("failed to {}", Chain(&error)))),
     }
 }
 
