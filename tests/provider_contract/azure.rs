@@ -12,10 +12,10 @@ use serde_json::Value;
 use crate::world::{After, Call, Found, World, changes, put, reads, write};
 
 const COMPOSE: &str = "Fedora-Cloud-43-20260305.0";
-const GALLERY: &str = "Fedora";
+pub const GALLERY: &str = "Fedora";
 
 pub struct Gallery {
-    azure: Azure,
+    pub azure: Azure,
     azurite: Azurite,
     front: Front,
     blobs: String,

@@ -65,7 +65,7 @@ impl Kind {
             }
             Self::Signal => "SIGTERM likewise: it ends within seconds with 0; then a fresh process",
             Self::FailsTenTimes => {
-                "failed ten times (`tests/run --long`); a deletion of what was needed in between is given up, with a warning"
+                "failed ten times (`tests/run --long`); a deletion is given up, with a warning, and left to the next run"
             }
             Self::Hangs => "hangs, before and after the server heard of it (`tests/run --long`)",
         }

@@ -17,7 +17,7 @@ const COMPOSE: &str = "Fedora-Cloud-43-20260305.0";
 const OPERATION: Duration = Duration::from_millis(300);
 
 pub struct Project {
-    cloud: Cloud,
+    pub cloud: Cloud,
     front: Front,
     storage: String,
     credentials: PathBuf,
@@ -32,6 +32,7 @@ fn name(call: &front::Call<'_>) -> Option<&'static str> {
         ("POST", [.., "global", "images"]) => "images.insert",
         ("GET", [.., "images", _]) => "images.get",
         ("PATCH", [.., "images", _]) => "images.patch",
+        ("DELETE", [.., "images", _]) => "images.delete",
         ("POST", [.., "images", _, "deprecate"]) => "images.deprecate",
         ("POST", [.., "images", _, "setLabels"]) => "images.setLabels",
         ("GET", [.., "operations", _]) => "globalOperations.get",
@@ -115,11 +116,16 @@ impl World for Project {
     /// Images, less times and numbers, and every object. An upload that nobody ended is the service's to forget.
     async fn found(&self) -> Found {
         let mut found = Found::new();
+        // A removal that nobody follows any more goes on all the same.
+        while self.cloud.images().values().any(|image| image["status"] == "DELETING") {
+            tokio::time::sleep(OPERATION / 10).await;
+        }
         for (name, mut image) in self.cloud.images() {
             for field in ["id", "creationTimestamp", "labelFingerprint"] {
                 image[field].take();
             }
             image["deprecated"]["deprecated"].take();
+            image["labels"]["promoted"].take();
             image["content"] = self.cloud.content(&name).into();
             // Labels have no order.
             image.sort_all_objects();

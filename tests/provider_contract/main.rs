@@ -9,6 +9,8 @@
 mod aws;
 #[cfg(feature = "azure")]
 mod azure;
+#[cfg(any(feature = "azure", feature = "gcp"))]
+mod clean_up;
 #[cfg(feature = "container")]
 mod container;
 mod faults;
@@ -124,6 +126,10 @@ mod contract {
     contract!(azure, crate::azure::Gallery);
     #[cfg(feature = "gcp")]
     contract!(gcp, crate::gcp::Project);
+    #[cfg(feature = "azure")]
+    contract!(azure_clean_up, crate::clean_up::CleanUp<crate::azure::Gallery>);
+    #[cfg(feature = "gcp")]
+    contract!(gcp_clean_up, crate::clean_up::CleanUp<crate::gcp::Project>);
     #[cfg(feature = "container")]
     contract!(container, crate::container::Registries);
     #[cfg(feature = "local")]

@@ -103,7 +103,9 @@ fn the_readme_has_these_numbers() {
         column::<crate::aws::ByBlocks>(),
         column::<crate::aws::ByImport>(),
         column::<crate::azure::Gallery>(),
+        column::<crate::clean_up::CleanUp<crate::azure::Gallery>>(),
         column::<crate::gcp::Project>(),
+        column::<crate::clean_up::CleanUp<crate::gcp::Project>>(),
         column::<crate::container::Registries>(),
         column::<crate::local::Folder>(),
     ];

@@ -26,8 +26,8 @@ pub struct Call {
     pub changes: bool,
     /// What brings this one about; otherwise it is made in any case.
     pub after: Option<After>,
-    /// Whether it only removes what was needed in between. After a minute that is given up with a warning: buckets have
-    /// rules of their own for it.
+    /// Whether it only removes something. After a minute that is given up with a warning: buckets have rules of their own
+    /// for it, and the next clean-up comes.
     pub tidies: bool,
 }
 

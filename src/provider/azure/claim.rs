@@ -162,7 +162,10 @@ impl Claim {
             // Another process saw that nothing is left to write.
             Err(error) if error.status() == Some(409) => {}
             Err(error) => {
-                tracing::warn!("could not {}; waiting for the lease to end by itself", Failure::from(error));
+                tracing::warn!(
+                    "could not {}; waiting for the lease to end by itself",
+                    Failure::from(error)
+                );
                 self.renewal.abort();
                 tokio::time::sleep(OTHERS).await;
             }

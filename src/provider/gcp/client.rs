@@ -52,9 +52,9 @@ pub(super) struct Cloud {
 }
 
 impl Cloud {
-    /// Reads the credentials and connects to nothing yet.
+    /// Reads the credentials, and has them get their first token.
     pub(super) async fn new(section: &Gcp, file: &Path) -> Result<Self, Error> {
-        let credentials = credentials(file)?;
+        let credentials = answered(file).await?;
         let endpoint = section.compute_endpoint.as_str();
         let images = Images::builder()
             .with_endpoint(endpoint)
@@ -305,6 +305,17 @@ fn credentials(file: &Path) -> Result<AccessTokenCredentials, Error> {
         }
     };
     built.map_err(|_| unusable(format!("something is missing in it, or it is no {kind}")))
+}
+
+/// Credentials whose first request for a token was answered. The library has no time-out, and asks only once at a time: one
+/// request that is never answered would keep all calls of these credentials waiting. What the answer is, the first call
+/// tells.
+async fn answered(file: &Path) -> Result<AccessTokenCredentials, Error> {
+    let first = credentials(file)?;
+    match tokio::time::timeout(http::SILENCE, first.access_token()).await {
+        Ok(_) => Ok(first),
+        Err(_) => credentials(file),
+    }
 }
 
 /// Makes a call until it is answered, for a while. Only for calls that may be repeated: those that change something carry
