@@ -345,6 +345,7 @@ async fn finish(work: &mut Work, health: &Health, epoch: u64) {
 
 /// Takes nothing new, gives the work in hand `grace` to end, and leaves the rest to redelivery.
 async fn stopped(broker: &Broker, work: &mut Work, health: &Health, grace: Duration, epoch: u64) {
+    work.stop_resting();
     if !work.is_empty() {
         tracing::info!(composes = work.len(), "stopping: waiting for the work in hand");
         // Running out of time is the normal way to end with large images.

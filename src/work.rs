@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use lapin::message::Delivery;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::error::Disposition;
@@ -56,6 +57,7 @@ pub struct Work {
     health: Arc<Health>,
     ended: (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>),
     settled_late: HashMap<String, (Instant, Disposition)>,
+    stopping: CancellationToken,
 }
 
 struct Job {
@@ -76,6 +78,7 @@ impl Work {
             told: HashMap::new(),
             ended: mpsc::unbounded_channel(),
             settled_late: HashMap::new(),
+            stopping: CancellationToken::new(),
         }
     }
 
@@ -100,6 +103,7 @@ impl Work {
         let (pipeline, health, ended) = (self.pipeline.clone(), self.health.clone(), self.ended.0.clone());
         let told = self.told.entry(compose.clone()).or_default().clone();
         let announced = request.announced;
+        let stopping = self.stopping.clone();
         let span = tracing::info_span!("compose", compose);
         let run = async move {
             tracing::info!("begins");
@@ -111,7 +115,7 @@ impl Work {
             report.log(&told);
             health.report(&report);
             if report.disposition() == Disposition::Requeue {
-                tokio::time::sleep(PAUSE).await;
+                let _ = tokio::time::timeout(PAUSE, stopping.cancelled()).await;
             }
             // The receiver lives as long as this.
             let _ = ended.send(report);
@@ -190,5 +194,10 @@ impl Work {
             tracing::warn!(compose, "{compose} is left to the next delivery");
             job.task.abort();
         }
+    }
+
+    /// Lets nothing rest any more before it goes back to the queue.
+    pub fn stop_resting(&self) {
+        self.stopping.cancel();
     }
 }

@@ -402,4 +402,10 @@ handlers = ["email"]
     ] {
         assert!(letters[0].contains(text), "{text} is not in {}", letters[0]);
     }
+
+    // Whoever looks only sees for himself.
+    let arguments = ["--conf", conf.to_str().unwrap(), "plan", "--file", "not-there.json"];
+    let exit = run(&arguments, &[]).await;
+    assert_eq!(exit.code, Some(2), "{}", exit.stderr);
+    assert_eq!(mail.letters().len(), 1);
 }

@@ -330,6 +330,25 @@ async fn a_missing_target_holds_the_message_until_it_is_mended() {
     world.until_settled(daemon).await;
 }
 
+/// What waits for an operator is no work in hand: the delivery goes back at once.
+#[tokio::test]
+async fn a_signal_waits_for_nothing_that_waits_for_an_operator() {
+    let world = World::new().await;
+    std::fs::write(world.published(), "in the way").unwrap();
+    let daemon = world.consume().await;
+    world.announce().await;
+    world.until_ready(|_, document| document["trouble"].is_string()).await;
+    daemon.terminate().unwrap();
+    let exit = daemon.wait(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert!(!exit.stderr.contains("is left to the next delivery"), "{}", exit.stderr);
+    world
+        .admin
+        .wait_depth(QUEUE, LONG, |depth| depth.ready == 1)
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn a_signal_leaves_unfinished_work_to_redelivery() {
     let world = World::new().await;
