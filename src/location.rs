@@ -159,7 +159,7 @@ pub struct Refused(String);
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// It does not exist.
-    #[error("find {0}")]
+    #[error("find {0}: there is no such thing")]
     Missing(String),
     /// The server did not give it.
     #[error(transparent)]

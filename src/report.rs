@@ -130,7 +130,7 @@ impl Broken {
             location: None,
             what: failure.to_string(),
             class: failure.class(),
-            only: Some(deliverable.images[0].path.clone()),
+            only: Some(deliverable.selector().to_owned()),
         }
     }
 

@@ -9,6 +9,8 @@ use crate::metrics;
 
 /// The first wait. A short one: most transient failures are gone within a second.
 const FIRST: Duration = Duration::from_millis(500);
+/// Somebody who waits for a call that takes longer asks why.
+const NOTICEABLE: Duration = Duration::from_secs(10);
 
 /// How fast something that failed for a passing reason is tried again, and when that ends.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +72,7 @@ impl Policy {
         F: Future<Output = Result<T, E>>,
     {
         let mut waits = self.start(call);
+        let began = Instant::now();
         loop {
             let error = match attempt().await {
                 Ok(value) => return Ok(value),
@@ -78,7 +81,11 @@ impl Policy {
             let Some(wait) = waits.after(class(&error)) else {
                 return Err(error);
             };
-            tracing::debug!(call, %error, wait_ms = wait.as_millis(), "trying again");
+            if began.elapsed() > NOTICEABLE {
+                tracing::info!(call, wait_ms = wait.as_millis(), "still trying to {error}");
+            } else {
+                tracing::debug!(call, wait_ms = wait.as_millis(), "trying to {error}");
+            }
             tokio::time::sleep(wait).await;
         }
     }

@@ -122,6 +122,17 @@ impl Deliverable {
         }
     }
 
+    /// The pattern of [`Only`] that selects just this.
+    #[must_use]
+    pub fn selector(&self) -> &str {
+        match &self.target {
+            Target::Repository { repository: name, .. } | Target::Layout { name, .. } => name,
+            Target::Ami { .. } | Target::GalleryVersion { .. } | Target::GceImage { .. } | Target::Disk { .. } => {
+                &self.images[0].path
+            }
+        }
+    }
+
     /// Fedora's names of its architectures, in order.
     #[must_use]
     pub fn architectures(&self) -> Vec<&str> {
