@@ -24,6 +24,9 @@ use crate::work::{Held, Work};
 
 /// A broker that keeps refusing us, or has no queue any more, gets this long before the process ends.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(5 * 60);
+/// What settles a delivery is written and has no answer. On a connection that breaks just then, the client library may wait
+/// for ever; nothing else would be done meanwhile, not even for a signal.
+const TOLD: Duration = Duration::from_secs(5);
 /// A broker that says nothing does not hold up the end of the process.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Reconnecting never waits longer than this, so that a broker that is back is used soon.
@@ -303,22 +306,22 @@ fn wish(delivery: &Delivery) -> Result<Wish, crate::message::Error> {
 
 /// Whether the broker was told; if not, it delivers the message again.
 async fn settle(delivery: &Delivery, disposition: Disposition, health: &Health) -> bool {
-    let (count, outcome) = match disposition {
-        Disposition::Ack => (Count::Processed, delivery.ack(BasicAckOptions::default()).await),
-        Disposition::Drop => {
-            let options = BasicNackOptions {
-                multiple: false,
-                requeue: false,
-            };
-            (Count::Dropped, delivery.nack(options).await)
+    let nack = |requeue| {
+        delivery.nack(BasicNackOptions {
+            multiple: false,
+            requeue,
+        })
+    };
+    let telling = async {
+        match disposition {
+            Disposition::Ack => (Count::Processed, delivery.ack(BasicAckOptions::default()).await),
+            Disposition::Drop => (Count::Dropped, nack(false).await),
+            Disposition::Requeue => (Count::Rejected, nack(true).await),
         }
-        Disposition::Requeue => {
-            let options = BasicNackOptions {
-                multiple: false,
-                requeue: true,
-            };
-            (Count::Rejected, delivery.nack(options).await)
-        }
+    };
+    let Ok((count, outcome)) = tokio::time::timeout(TOLD, telling).await else {
+        tracing::warn!("a delivery could not be settled and will come again: the broker takes nothing");
+        return false;
     };
     match outcome {
         Ok(true) => {
