@@ -360,10 +360,7 @@ async fn a_corrupted_image_tags_nothing_of_its_repository_and_the_others_are_don
         .find(|line| line.contains("failed to publish"))
         .unwrap()
         .to_owned();
-    assert!(
-        line.contains("--only fedora-toolbox"),
-        "{line}"
-    );
+    assert!(line.contains("--only fedora-toolbox"), "{line}");
     for registry in [&world.guarded, &world.tokens] {
         let skopeo = Skopeo::new(registry).unwrap();
         assert!(
@@ -383,7 +380,13 @@ async fn a_corrupted_image_tags_nothing_of_its_repository_and_the_others_are_don
     // The repairing command, as the report gives it but for where the message is.
     let file = world.folder.path().join("message.json");
     std::fs::write(&file, world.message().to_string()).unwrap();
-    let repair = world.program(&["reconsume", "--file", file.to_str().unwrap(), "--only", "fedora-toolbox"]);
+    let repair = world.program(&[
+        "reconsume",
+        "--file",
+        file.to_str().unwrap(),
+        "--only",
+        "fedora-toolbox",
+    ]);
     let exit = repair.run(LONG).await.unwrap();
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     assert!(notices(&mut spy, 1).await[0].routing_key.ends_with(".fedora-toolbox"));
