@@ -153,7 +153,8 @@ impl Broker {
         })
     }
 
-    /// Proves that the broker lets us in and has the queues, changing nothing. Returns their names.
+    /// Proves that the broker lets us in and has the queues that are not ours to make, changing nothing. Returns the
+    /// queues' names.
     ///
     /// # Errors
     ///
@@ -167,11 +168,19 @@ impl Broker {
                 ..QueueDeclareOptions::default()
             };
             let declared = answered(channel.queue_declare(short(&queue.name), passive, FieldTable::default())).await;
-            let declared = declared.map_err(|source| Error::Declare {
-                queue: queue.name.clone(),
-                source,
-            })?;
-            found.push(format!("{} ({} waiting)", queue.name, declared.message_count()));
+            found.push(match declared {
+                Ok(declared) => format!("{} ({} waiting)", queue.name, declared.message_count()),
+                Err(source) if !self.config.passive_declares && soft(&source) == Some(AMQPSoftError::NOTFOUND) => {
+                    format!("{} (not there yet: consume makes it)", queue.name)
+                }
+                Err(source) => {
+                    return Err(Error::Declare {
+                        queue: queue.name.clone(),
+                        passive: self.config.passive_declares,
+                        source,
+                    });
+                }
+            });
         }
         if found.is_empty() {
             self.channel().await?;
@@ -369,6 +378,7 @@ impl Broker {
             Ok(declared) => Ok(declared.name().clone()),
             Err(source) => Err(Error::Declare {
                 queue: queue.name.clone(),
+                passive: options.passive,
                 source,
             }),
         }

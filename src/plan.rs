@@ -69,7 +69,7 @@ impl Plan {
                             std::mem::take(&mut name),
                             std::mem::take(&mut details),
                             image.arch.clone(),
-                            megabytes(image.size),
+                            size(image.size),
                             image.path.clone(),
                         ]);
                     }
@@ -117,9 +117,14 @@ fn details(deliverable: &Deliverable) -> String {
     }
 }
 
-fn megabytes(bytes: u64) -> String {
-    let tenths = bytes / 100_000;
-    format!("{}.{} MB", tenths / 10, tenths % 10)
+fn size(bytes: u64) -> String {
+    let (bytes, unit) = if bytes < 1_000_000 {
+        (bytes, "kB")
+    } else {
+        (bytes / 1000, "MB")
+    };
+    let tenths = bytes / 100;
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
 /// The closing table of `reconsume`.

@@ -70,10 +70,12 @@ pub enum Error {
     #[error("talk to the broker")]
     Channel(#[source] lapin::Error),
     /// A queue is missing, or is not as configured.
-    #[error("declare the queue {queue:?}: with passive_declares an administrator has to make it first")]
+    #[error("declare the queue {queue:?}: {}", needed_to_declare(*passive))]
     Declare {
         /// The queue.
         queue: String,
+        /// Whether it was only to be found, not made.
+        passive: bool,
         /// Why.
         source: lapin::Error,
     },
@@ -132,6 +134,14 @@ pub enum Error {
         /// With the prefix.
         topic: String,
     },
+}
+
+fn needed_to_declare(passive: bool) -> &'static str {
+    if passive {
+        "with passive_declares an administrator has to make it first"
+    } else {
+        "the broker's user needs configure permission for it, and one that is there has to have the settings of [queues]"
+    }
 }
 
 impl Error {

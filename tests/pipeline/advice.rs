@@ -38,6 +38,8 @@ async fn mistakes_are_told_with_their_remedy() {
     let absent = good.replace(QUEUE, "cloud-image-uploader-nobody");
     advice.add("a queue that is not there: check", &run(&absent, &["check"]).await);
     advice.add("a queue that is not there: consume", &run(&absent, &["consume"]).await);
+    let made = absent.replace("passive_declares = true", "passive_declares = false");
+    advice.add("a queue that may not be made", &run(&made, &["consume"]).await);
     let unbound = good.replace("exchange = \"amq.topic\"", "exchange = \"amq.topics\"");
     advice.add("a queue that cannot be bound", &run(&unbound, &["consume"]).await);
     let wrong = good.replace("test-password", "guess-me");

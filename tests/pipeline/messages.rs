@@ -497,4 +497,15 @@ async fn reconsume_announces_with_the_prefix_and_check_reports() {
         .unwrap();
     assert_eq!(exit.code, Some(1), "{}{}", exit.stdout, exit.stderr);
     assert!(exit.stdout.contains("failed: broker"), "{}", exit.stdout);
+
+    let to_make = config
+        .replace(QUEUE, "cloud-image-uploader-nobody")
+        .replace("passive_declares = true", "passive_declares = false");
+    let exit = World::program(&to_make).arg("check").run(LONG).await.unwrap();
+    assert_eq!(exit.code, Some(0), "{}{}", exit.stdout, exit.stderr);
+    assert!(
+        exit.stdout.contains("cloud-image-uploader-nobody (not there yet"),
+        "{}",
+        exit.stdout
+    );
 }
