@@ -173,11 +173,11 @@ fn objects_name_each_other() {
         let build = &of_kind(&objects, "BuildConfig")[0]["spec"];
         assert_eq!(build["source"]["git"]["ref"], branch);
         assert_eq!(build["output"]["to"]["kind"], "ImageStreamTag");
-        assert_eq!(build["output"]["to"]["name"], "cloud-image-uploader:latest");
+        assert_eq!(build["output"]["to"]["name"], "cloud-image-uploader-provider:built");
         let recipe = build["strategy"]["dockerStrategy"]["dockerfilePath"].as_str().unwrap();
         assert!(file(recipe).exists());
         let stream = of_kind(&objects, "ImageStream")[0];
-        assert_eq!(stream["metadata"]["name"], "cloud-image-uploader");
+        assert_eq!(stream["metadata"]["name"], "cloud-image-uploader-provider");
 
         let service = of_kind(&objects, "Service")[0];
         let monitor = &of_kind(&objects, "ServiceMonitor")[0]["spec"];
@@ -209,7 +209,7 @@ fn objects_name_each_other() {
                 triggers[0]["from"]["name"], container["image"],
                 "rolled out by its own tag"
             );
-            assert_eq!(container["image"], format!("cloud-image-uploader:{provider}"));
+            assert_eq!(container["image"], format!("cloud-image-uploader-provider:{provider}"));
             let name = container["name"].as_str().unwrap();
             let field = format!("spec.template.spec.containers[?(@.name==\"{name}\")].image");
             assert_eq!(triggers[0]["fieldPath"], field.as_str());
@@ -316,7 +316,7 @@ fn a_pod_is_confined_and_has_room() {
             );
 
             let grace = Duration::from_secs(spec["terminationGracePeriodSeconds"].as_u64().unwrap());
-            assert!(grace >= config.service.shutdown_grace + Duration::from_secs(10));
+            assert!(grace >= config.service.shutdown_grace + Duration::from_secs(30));
 
             let monitoring = config.monitoring.unwrap();
             assert_eq!(monitoring.address, "", "the node must reach it");

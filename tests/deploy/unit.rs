@@ -62,7 +62,7 @@ fn the_limits_fit_the_defaults() {
     };
     let config = Config::parse("consumer_config.local.directory = \"d\"", Path::new("f")).unwrap();
     let stop = Duration::from_secs(value("TimeoutStopSec").parse().unwrap());
-    assert!(stop >= config.service.shutdown_grace + Duration::from_secs(10));
+    assert!(stop >= config.service.shutdown_grace + Duration::from_secs(30));
     let memory: u64 = value("MemoryMax").strip_suffix('M').unwrap().parse().unwrap();
     assert!(memory << 20 >= config.service.buffer_memory + (128 << 20));
 }
