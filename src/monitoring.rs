@@ -96,27 +96,27 @@ impl Health {
 
     /// Takes note of what became of a compose.
     pub fn report(&self, report: &Report) {
-        let announced = report
-            .published
-            .iter()
-            .filter(|published| !published.places.is_empty())
-            .count();
-        self.published.fetch_add(announced as u64, Ordering::Relaxed);
+        let disposition = report.disposition();
+        let again = disposition == Disposition::Requeue;
         for published in &report.published {
-            metrics::deliverable(published.outcome());
+            // What waits for an operator is tried every half minute: only what that changes counts.
+            if !again || published.is_new() {
+                let is_live = !published.places.is_empty();
+                self.published.fetch_add(is_live.into(), Ordering::Relaxed);
+                metrics::deliverable(published.outcome());
+            }
             if report.broken.is_empty() && !published.places.is_empty() {
                 metrics::succeeded(&published.release);
             }
         }
-        for broken in &report.broken {
+        for broken in report.broken.iter().filter(|_| !again) {
             metrics::failed(broken.class);
         }
-        let disposition = report.disposition();
         if disposition != Disposition::Ack {
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
         let mend = report.broken.iter().find(|broken| broken.class == Class::Everything);
-        let mend = mend.filter(|_| disposition == Disposition::Requeue);
+        let mend = mend.filter(|_| again);
         self.set_trouble(&report.compose, mend.map(|mend| format!("failed to {}", mend.what)));
     }
 

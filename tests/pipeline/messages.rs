@@ -9,6 +9,7 @@ use cloud_image_uploader_test_support::proxy::Proxy;
 use cloud_image_uploader_test_support::rabbit::{self, DAEMON};
 use serde_json::{Value, json};
 
+use crate::metrics::Scrape;
 use crate::world::*;
 
 /// With client certificates, permissions, and passive declares as in production, announced by the existing client.
@@ -327,6 +328,11 @@ async fn a_missing_target_holds_the_message_until_it_is_mended() {
     assert_eq!(document["consumed"]["rejected"], 1);
     assert_eq!(document["trouble"], Value::Null);
     assert!(world.disk("x86_64").exists());
+    // That it had to be tried again is `uploader_trouble`'s to say, for somebody else is called by what failed for good.
+    let scrape = Scrape::of(&world).await;
+    scrape.assert("uploader_failures_total", &[("kind", "everything")], 0.0);
+    scrape.assert("uploader_deliverables_total", &[("outcome", "failed")], 0.0);
+    scrape.assert("uploader_deliverables_total", &[("outcome", "published")], 2.0);
     world.until_settled(daemon).await;
 }
 

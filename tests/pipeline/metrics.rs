@@ -15,7 +15,7 @@ type Labels = BTreeMap<String, String>;
 
 /// What Prometheus would read.
 #[derive(Debug)]
-struct Scrape {
+pub struct Scrape {
     /// By name: its meaning.
     help: BTreeMap<String, String>,
     /// By name: what it is.
@@ -24,7 +24,7 @@ struct Scrape {
 }
 
 impl Scrape {
-    async fn of(world: &World) -> Self {
+    pub async fn of(world: &World) -> Self {
         let answer = reqwest::get(format!("http://127.0.0.1:{}/metrics", world.monitoring))
             .await
             .unwrap();
@@ -84,7 +84,7 @@ impl Scrape {
     }
 
     #[track_caller]
-    fn assert(&self, name: &str, labels: &[(&str, &str)], expected: f64) {
+    pub fn assert(&self, name: &str, labels: &[(&str, &str)], expected: f64) {
         assert_eq!(
             self.value(name, labels),
             Some(expected),
