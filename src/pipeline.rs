@@ -114,6 +114,7 @@ impl Pipeline {
             sources: self.sources.clone(),
             locations: options.locations.clone(),
             allow_older: options.allow_older,
+            patience: self.location_patience,
         };
         let mut report = Report::new(request, &task, &self.conf);
         let prepared = match self.prepare(request, options.only.as_ref()).await {
@@ -201,7 +202,7 @@ impl Pipeline {
                 }
             };
             let pending = match outcome {
-                Ok(mut publication) => {
+                Ok((mut publication, waited)) => {
                     let failed = std::mem::take(&mut publication.failed);
                     // What this process made is found by its own later rounds.
                     for place in &mut publication.places {
@@ -216,6 +217,10 @@ impl Pipeline {
                     for place in made(&publication, &course.live) {
                         metrics::published(&deliverable.what(), &place.location, since);
                     }
+                    if !failed.is_empty() {
+                        failing_since = failing_since.or_else(|| Instant::now().checked_sub(waited));
+                    }
+                    publication.keep(&course.live, deliverable);
                     course.live = publication;
                     let (passing, lasting): (Vec<_>, Vec<_>) =
                         failed.into_iter().partition(|f| f.failure.class().is_transient());
@@ -271,20 +276,28 @@ impl Pipeline {
             return Ok(());
         }
         let notice = Notice::of(deliverable, places);
-        if !told.is_announced(notice.id) {
+        if !told.is_announced(deliverable, notice.id) {
             let sending = self.notifier.send(&notice, Policy::work(self.give_up_after));
             metrics::during(Step::Announce, sending).await?;
-            told.announced(notice.id);
+            told.announced(deliverable, notice.id);
         }
         course.announced = Some(places.clone());
         Ok(())
     }
 
-    async fn round(&self, compose: &Compose, deliverable: &Deliverable, task: &Task) -> Result<Publication, Failure> {
+    /// What is live now, and how long it has waited for the rest before that.
+    async fn round(
+        &self,
+        compose: &Compose,
+        deliverable: &Deliverable,
+        task: &Task,
+    ) -> Result<(Publication, Duration), Failure> {
         let verifying = self.signatures.verify(&self.http, compose, &deliverable.images);
         metrics::during(Step::Verify, verifying).await?;
         let staged = metrics::during(Step::Stage, self.provider.stage(deliverable, task)).await?;
-        metrics::during(Step::Release, self.provider.release(deliverable, staged, task)).await
+        let waited = staged.waited;
+        let publication = metrics::during(Step::Release, self.provider.release(deliverable, staged, task)).await?;
+        Ok((publication, waited))
     }
 }
 

@@ -126,6 +126,8 @@ pub struct Task {
     pub locations: Option<BTreeSet<String>>,
     /// Move a container tag back to an older compose.
     pub allow_older: bool,
+    /// How long locations that are ready may wait for the others.
+    pub patience: Duration,
 }
 
 impl Task {
@@ -151,6 +153,8 @@ pub struct Staged {
     pub superseded: Vec<Superseded>,
     /// Locations that failed.
     pub failed: Vec<Failed>,
+    /// How long those that are ready have waited for those that failed.
+    pub waited: Duration,
 }
 
 /// What users can see.
@@ -162,6 +166,24 @@ pub struct Publication {
     pub superseded: Vec<Superseded>,
     /// Locations that failed.
     pub failed: Vec<Failed>,
+}
+
+impl Publication {
+    /// Adds the places that were live before and that nothing is said of now: their location could not be looked at.
+    pub(crate) fn keep(&mut self, before: &Self, deliverable: &Deliverable) {
+        let is_told = |location: &str| {
+            self.places.iter().any(|place| place.location == location)
+                || self.superseded.iter().any(|superseded| superseded.location == location)
+        };
+        let kept: Vec<Place> = before
+            .places
+            .iter()
+            .filter(|place| !is_told(&place.location))
+            .cloned()
+            .collect();
+        self.places.extend(kept);
+        in_order(&mut self.places, deliverable);
+    }
 }
 
 /// A deliverable in one location.
@@ -186,7 +208,6 @@ pub enum Origin {
 }
 
 /// Orders places as configured, which is the order of the notification.
-#[cfg(any(feature = "aws", feature = "container"))]
 fn in_order(places: &mut [Place], deliverable: &Deliverable) {
     places.sort_by_key(|place| {
         deliverable

@@ -1,6 +1,6 @@
 //! What became of a compose: for the log, for the operator, and for the delivery.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -29,30 +29,30 @@ pub struct Report {
 /// What has been said of a compose already, so that work that is begun again after a pause does not repeat it.
 #[derive(Debug, Default)]
 pub struct Told {
-    announced: Mutex<HashSet<Uuid>>,
-    failures: Mutex<Vec<String>>,
+    announced: Mutex<HashMap<String, Uuid>>,
+    failures: Mutex<BTreeSet<String>>,
 }
 
 impl Told {
-    /// Whether a message of this id was sent.
+    /// Whether the last message about the deliverable was of this id.
     #[must_use]
-    pub fn is_announced(&self, id: Uuid) -> bool {
-        self.announced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&id)
+    pub fn is_announced(&self, deliverable: &Deliverable, id: Uuid) -> bool {
+        let announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        announced.get(&deliverable.name()) == Some(&id)
     }
 
-    /// A message of this id was sent.
-    pub fn announced(&self, id: Uuid) {
-        self.announced.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    /// A message of this id was sent about the deliverable.
+    pub fn announced(&self, deliverable: &Deliverable, id: Uuid) {
+        let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        announced.insert(deliverable.name(), id);
     }
 
-    /// Whether these failures are other ones than the last time.
+    /// Whether these failures are other ones than the last time, in whatever order they came.
     fn are_new_failures(&self, failures: &[String]) -> bool {
+        let failures: BTreeSet<String> = failures.iter().cloned().collect();
         let mut last = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let new = *last != failures || failures.is_empty();
-        *last = failures.to_vec();
+        *last = failures;
         new
     }
 }
@@ -97,14 +97,20 @@ impl Published {
         }
     }
 
+    /// Whether this process made it anywhere.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.places.iter().any(|place| place.origin == Origin::Created)
+    }
+
     /// One word for a table: whether anything was done.
     #[must_use]
     pub fn outcome(&self) -> &'static str {
         match (&self.places[..], &self.superseded[..]) {
             ([], []) => "failed",
             ([], _) => "superseded",
-            (places, _) if places.iter().all(|place| place.origin == Origin::Found) => "was there",
-            _ => "published",
+            _ if self.is_new() => "published",
+            _ => "was there",
         }
     }
 }

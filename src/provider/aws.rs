@@ -109,7 +109,9 @@ impl Provider for AwsProvider {
                 Err(error @ (Error::Taken { .. } | Error::Foreign { .. } | Error::Twins { .. })) => {
                     let failure = Failure::from(error);
                     taken.get_or_insert(failure.clone());
-                    staged.failed.push(failed(location, failure));
+                    if task.concerns(location) {
+                        staged.failed.push(failed(location, failure));
+                    }
                 }
                 Err(error) if task.concerns(location) => staged.failed.push(failed(location, error)),
                 Err(error) => tracing::warn!(location, "failed to {error}; left out"),
@@ -129,7 +131,8 @@ impl Provider for AwsProvider {
         };
         let regions: Vec<_> = lacking.iter().map(|lacking| lacking.region.name.clone()).collect();
         match stage.run(lacking, &finished).await {
-            Ok(outcomes) => {
+            Ok((outcomes, waited)) => {
+                staged.waited = waited;
                 for (location, outcome) in outcomes {
                     match outcome {
                         Ok(ami) => staged.places.push(place(&location, &ami.id, Origin::Created)),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cloud_image_uploader_test_support::amqp::Received;
+use cloud_image_uploader_test_support::aws::{Effect, Fault};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
 use cloud_image_uploader_test_support::rabbit::{self, DAEMON, Options, Rabbit};
 use serde_json::{Value, json};
@@ -111,10 +112,6 @@ async fn a_repaired_region_is_announced_with_the_others() {
     let message = world.message();
     let program = world.program_with(&config, &["reconsume", "--file", message.to_str().unwrap()]);
     let program = program.start().unwrap();
-    let regions = |notice: &Received| -> Vec<String> {
-        let body = notice.json().unwrap();
-        body["regions"].as_object().unwrap().keys().cloned().collect()
-    };
     let first = spy.next(LONG).await.unwrap();
     assert_eq!(regions(&first), ["us-east-1", "eu-west-1"]);
     world.cloud.settings().copy_by_region.clear();
@@ -123,4 +120,65 @@ async fn a_repaired_region_is_announced_with_the_others() {
     assert_ne!(first.properties.message_id(), second.properties.message_id());
     let exit = program.wait(LONG).await.unwrap();
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+}
+
+/// One region that is ready waits for many that are not as long as for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_regions_delay_the_announcement_by_the_patience_only() {
+    let mut world = World::small(&["us-east-1", "eu-west-1", "ap-south-1"], Method::Direct).await;
+    world.service = "give_up_after = \"120s\"\nlocation_patience = \"2s\"\n".to_owned();
+    let rabbit = Rabbit::start(Options::default()).await.unwrap();
+    let admin = rabbit.admin().await.unwrap();
+    let mut spy = admin.spy(NOTICES).await.unwrap();
+    let config = config(&world, &rabbit);
+    for region in ["eu-west-1", "ap-south-1"] {
+        let slow = Duration::from_secs(3600);
+        world.cloud.settings().copy_by_region.insert(region.into(), slow);
+    }
+    let message = world.message();
+    let program = world.program_with(&config, &["reconsume", "--file", message.to_str().unwrap()]);
+    let program = program.start().unwrap();
+    assert_eq!(regions(&spy.next(LONG).await.unwrap()), ["us-east-1"]);
+    assert!(world.image("us-east-1", "x86_64").permissions.public);
+    world.cloud.settings().copy_by_region.clear();
+    let all = ["us-east-1", "eu-west-1", "ap-south-1"];
+    while regions(&spy.next(LONG).await.unwrap()) != all {}
+    let exit = program.wait(LONG).await.unwrap();
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+}
+
+/// A region that is live and cannot be looked at later is announced with the others all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_later_announcement_lacks_what_is_live() {
+    let mut world = World::small(&["us-east-1", "eu-west-1", "ap-south-1"], Method::Direct).await;
+    world.service = "give_up_after = \"120s\"\nlocation_patience = \"2s\"\n".to_owned();
+    let rabbit = Rabbit::start(Options::default()).await.unwrap();
+    let admin = rabbit.admin().await.unwrap();
+    let mut spy = admin.spy(NOTICES).await.unwrap();
+    let config = config(&world, &rabbit);
+    let slow = Duration::from_secs(3600);
+    world.cloud.settings().copy_by_region.insert("ap-south-1".into(), slow);
+    let message = world.message();
+    let program = world.program_with(&config, &["reconsume", "--file", message.to_str().unwrap()]);
+    let mut program = program.start().unwrap();
+    assert_eq!(regions(&spy.next(LONG).await.unwrap()), ["us-east-1", "eu-west-1"]);
+    let forbidden = Effect::Refuse {
+        status: 403,
+        code: "UnauthorizedOperation".into(),
+        message: "You are not authorized to perform this operation.".into(),
+    };
+    world
+        .cloud
+        .fault(Fault::on("DescribeImages", forbidden).region("eu-west-1"));
+    program.wait_for_log("in eu-west-1: AWS answered", LONG).await.unwrap();
+    world.cloud.settings().copy_by_region.clear();
+    let all = ["us-east-1", "eu-west-1", "ap-south-1"];
+    assert_eq!(regions(&spy.next(LONG).await.unwrap()), all);
+    let exit = program.wait(LONG).await.unwrap();
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+}
+
+fn regions(notice: &Received) -> Vec<String> {
+    let body = notice.json().unwrap();
+    body["regions"].as_object().unwrap().keys().cloned().collect()
 }

@@ -36,10 +36,11 @@ async fn one_line_for_each_thing_that_is_needed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_named_with_its_remedy() {
-    let regions = ["us-east-1", "eu-west-1", "ap-south-1", "af-south-1"];
+    let regions = ["us-east-1", "eu-west-1", "ap-south-1", "af-south-1", "sa-east-1"];
     let mut world = World::small(&regions, Method::Import).await;
     world.published().await;
     world.cloud.block_public_access("eu-west-1", true, false);
+    world.cloud.block_public_access("sa-east-1", false, true);
     world.cloud.enable_region("af-south-1", false);
     {
         let mut settings = world.cloud.settings();
@@ -49,7 +50,8 @@ async fn what_is_wrong_is_named_with_its_remedy() {
     let lines = check(&world).await;
     for part in [
         "failed: role vmimport: there is none",
-        "failed: region eu-west-1: the account blocks public sharing",
+        "failed: region eu-west-1: the account blocks public sharing of images",
+        "failed: region sa-east-1: the account blocks public sharing of snapshots",
         "failed: region ap-south-1: all of the 1 public images",
         "failed: region af-south-1: it is not enabled",
     ] {

@@ -91,7 +91,9 @@ async fn two_processes_at_once_make_one_image() {
 /// What was left by processes that died at the same point, one after another.
 #[tokio::test(flavor = "multi_thread")]
 async fn spare_snapshots_are_deleted_in_the_end() {
-    let world = World::small(&TWO, Method::Direct).await;
+    let mut world = World::small(&TWO, Method::Direct).await;
+    // Every look is to be one of the copy's.
+    world.service = "give_up_after = \"60s\"\n".to_owned();
     // The copy is made, and not seen by whoever looks for it.
     world
         .cloud

@@ -45,6 +45,11 @@ const TABLE: &[Need] = &[
         &["ec2:GetImageBlockPublicAccessState"],
         EC2,
     ),
+    Need(
+        "ec2:GetSnapshotBlockPublicAccessState",
+        &["ec2:GetSnapshotBlockPublicAccessState"],
+        EC2,
+    ),
     Need("ec2:ImportSnapshot", &["ec2:ImportSnapshot", "ec2:CreateTags"], TAGS),
     Need("ec2:ModifyImageAttribute", &["ec2:ModifyImageAttribute"], EC2),
     Need("ec2:ModifySnapshotAttribute", &["ec2:ModifySnapshotAttribute"], EC2),

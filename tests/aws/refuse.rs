@@ -61,10 +61,40 @@ async fn another_owner_means_hands_off() {
     assert!(world.cloud.changes().is_empty());
 }
 
+/// Where somebody else has taken over is nothing that a repair elsewhere could mend.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_owner_in_one_region_leaves_the_repair_of_others_alone() {
+    let world = World::small(&TWO, Method::Direct).await;
+    world.published().await;
+    let image = world.image("eu-west-1", "x86_64");
+    let script = format!(
+        "import boto3\nec2 = boto3.client('ec2', region_name='eu-west-1')\n\
+         ec2.create_tags(Resources=['{}'], Tags=[{{'Key': '{PREFIX}owner', 'Value': 'CoreOS'}}])\n",
+        image.id
+    );
+    let mut python = world.cloud.python("tag.py", &script).unwrap();
+    assert!(python.status().unwrap().success());
+    let wider = World {
+        regions: [TWO[0], TWO[1], "ap-south-1"].map(str::to_owned).to_vec(),
+        ..world
+    };
+    wider.cloud.enable_region("ap-south-1", true);
+    wider.write(COMPOSE, None);
+    let repair = wider.reconsume(&["--location", "ap-south-1"]);
+    let exit = repair.run(LONG).await.unwrap();
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert!(wider.image("ap-south-1", "x86_64").permissions.public);
+    let exit = wider.publish().await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    assert_eq!(exit.stderr.matches("belongs to CoreOS").count(), 1, "{}", exit.stderr);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn blocked_sharing_and_a_full_quota_name_region_and_remedy() {
-    let world = World::small(&["us-east-1", "eu-west-1", "ap-south-1"], Method::Direct).await;
+    let regions = ["us-east-1", "eu-west-1", "ap-south-1", "sa-east-1"];
+    let world = World::small(&regions, Method::Direct).await;
     world.cloud.block_public_access("eu-west-1", true, false);
+    world.cloud.block_public_access("sa-east-1", false, true);
     let full = Effect::Refuse {
         status: 400,
         code: "ResourceLimitExceeded".into(),
@@ -77,6 +107,7 @@ async fn blocked_sharing_and_a_full_quota_name_region_and_remedy() {
     assert_eq!(exit.code, Some(1), "{}", exit.stderr);
     for part in [
         "disable-image-block-public-access --region eu-west-1",
+        "disable-snapshot-block-public-access",
         "public in ap-south-1: AWS answered ResourceLimitExceeded: You have reached your quota of 5",
     ] {
         assert!(exit.stderr.contains(part), "{part}: {}", exit.stderr);
@@ -84,6 +115,7 @@ async fn blocked_sharing_and_a_full_quota_name_region_and_remedy() {
     assert!(exit.stdout.contains("us-east-1"), "{}", exit.stdout);
 
     world.cloud.block_public_access("eu-west-1", false, false);
+    world.cloud.block_public_access("sa-east-1", false, false);
     world.cloud.clear_faults();
     world.published().await;
     world.assert_complete();
@@ -103,6 +135,33 @@ async fn an_import_that_aws_refuses_leaves_nothing() {
     assert_eq!(exit.code, Some(1), "{}", exit.stderr);
     assert!(exit.stderr.contains(&message), "{}", exit.stderr);
     world.assert_nothing();
+}
+
+/// What an operator has to mend is tried again and again: the disk is uploaded once, and the refusal is told as one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_is_forbidden_keeps_the_object() {
+    let world = World::small(&TWO, Method::Import).await;
+    let message = "You are not authorized to perform this operation. Encoded authorization failure message: 6xLw7mNf";
+    world.cloud.fault(Fault::on(
+        "ImportSnapshot",
+        Effect::Refuse {
+            status: 403,
+            code: "UnauthorizedOperation".into(),
+            message: message.into(),
+        },
+    ));
+    let exit = world.publish().await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    assert!(exit.stderr.contains("not authorized to perform"), "{}", exit.stderr);
+    assert!(!exit.stderr.contains("6xLw7mNf"), "{}", exit.stderr);
+    assert_eq!(world.cloud.objects(BUCKET).len(), 1);
+
+    world.cloud.clear_faults();
+    world.cloud.forget_calls();
+    world.published().await;
+    let calls = world.cloud.calls();
+    assert!(calls.iter().all(|call| call.action != "UploadPart"), "{calls:#?}");
+    world.assert_complete();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -86,6 +86,7 @@ async fn publish(folder: &Path, method: &str, count: usize, copy: Duration) -> R
         sources: Sources::new(http, Board::log(), 4, 256 << 20, 2),
         locations: None,
         allow_older: false,
+        patience: Duration::from_secs(1800),
     };
     let started = Instant::now();
     let staged = provider

@@ -156,6 +156,7 @@ pub fn task() -> Task {
         sources: Sources::new(http::client().unwrap(), Board::log(), 4, 256 << 20, 2),
         locations: None,
         allow_older: false,
+        patience: Duration::from_secs(1800),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whether images can be published: cheap reads that change nothing, each with a line of its own.
 
-use aws_sdk_ec2::types::Filter;
+use aws_sdk_ec2::types::{Filter, SnapshotBlockPublicAccessState};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
@@ -122,6 +122,12 @@ async fn region(section: &Aws, clients: &Clients, region: &Region) -> Line {
              --region {name}`"
         )));
     }
+    if blocks_snapshots(region).await? {
+        return Ok(Err(format!(
+            "the account blocks public sharing of snapshots there; run `aws ec2 \
+             disable-snapshot-block-public-access --region {name}`"
+        )));
+    }
     let used = public_images(region).await?;
     Ok(match allowed(clients, name).await {
         // Each architecture of the next compose needs one.
@@ -134,6 +140,15 @@ async fn region(section: &Aws, clients: &Clients, region: &Region) -> Line {
             "it is enabled, and has {used} public images; how many it may have is not told"
         )),
     })
+}
+
+/// Snapshots have [a switch of their own](https://docs.aws.amazon.com/ebs/latest/userguide/block-public-access-snapshots.html).
+async fn blocks_snapshots(region: &Region) -> Result<bool, Error> {
+    let what = format!("read whether {} blocks public snapshots", region.name);
+    let read = || region.ec2.get_snapshot_block_public_access_state().send();
+    let answer = call("GetSnapshotBlockPublicAccessState", &what, read).await?;
+    let state = answer.state();
+    Ok(state.is_some_and(|state| *state != SnapshotBlockPublicAccessState::Unblocked))
 }
 
 async fn public_images(region: &Region) -> Result<usize, Error> {

@@ -44,6 +44,10 @@ const GONE: [&str; 4] = [
     "ResourceNotFoundException",
 ];
 
+/// What EC2 writes before [a text that only some may decode](https://docs.aws.amazon.com/STS/latest/APIReference/API_DecodeAuthorizationMessage.html).
+/// It is another one for each request, and the same refusal has to be recognised.
+const ENCODED: &str = "Encoded authorization failure message";
+
 /// Nothing works until somebody mends it.
 const REFUSED: [&str; 22] = [
     // Of an answer to HEAD, which has no other code.
@@ -264,7 +268,8 @@ impl Error {
                     .get("retry-after")
                     .and_then(|value| value.trim().parse().ok());
                 let code = refusal.err().code().map_or_else(|| status.to_string(), str::to_owned);
-                let message = reason(refusal.err().message().unwrap_or_default());
+                let message = refusal.err().message().unwrap_or_default();
+                let message = reason(message.split(ENCODED).next().unwrap_or_default());
                 Self::Refused {
                     advice: advice(&code, &message),
                     message,
@@ -393,6 +398,10 @@ fn advice(code: &str, message: &str) -> &'static str {
         "RequestExpired" => "; renew the credentials, or set this machine's clock right",
         "403" => {
             "; allow it in a policy (docs/aws.md), and s3:ListBucket too: without that, what is missing looks forbidden"
+        }
+        "OperationNotPermitted" => {
+            "; where the account blocks public sharing there, `aws ec2 disable-snapshot-block-public-access` and \
+             `disable-image-block-public-access` end that"
         }
         "NoSuchBucket" => "; make the bucket, or correct s3_bucket_name",
         "301" | "PermanentRedirect" | "AuthorizationHeaderMalformed" => {

@@ -18,7 +18,7 @@ use super::s3::Object;
 use super::snapshot::{self, Snapshot};
 use super::wait::{Look, Status, until};
 use super::wanted::{Made, Wanted, read, specification, write};
-use crate::error::{Classified, Failure, reason};
+use crate::error::{Class, Classified, Failure, reason};
 use crate::source::Source;
 
 /// Imports of a disk this size were seen to take a quarter of an hour, and more than an hour and a half.
@@ -86,7 +86,8 @@ async fn run(base: &Region, wanted: &Wanted, object: &Object, role: &str, status
             Found::Nothing(ended) => match start(base, wanted, object, role, ended).await {
                 Ok(task) => task,
                 Err(error) => {
-                    if !error.class().is_transient() {
+                    // What an operator mends is tried again with the same object.
+                    if error.class() == Class::Deliverable {
                         object.clear().await;
                     }
                     return Err(error);

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Semaphore;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use super::ami::{self, Ami};
 use super::client::{Clients, Region};
@@ -22,7 +22,8 @@ use crate::error::Failure;
 use crate::provider::Task;
 
 /// When half of the regions are done, the others get as much time again, and this much at least, before they count as
-/// slow. Those go on by themselves, and the pipeline comes back to them.
+/// slow: but those that are done wait no longer than the task's patience. Slow ones go on by themselves, and the pipeline
+/// comes back to them.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// What the steps need.
@@ -55,17 +56,18 @@ struct Seed {
 pub(super) type Outcome = (String, Result<Ami, Failure>);
 
 impl Stage<'_> {
-    /// Brings the image to the regions that lack it; `finished` have it. Regions that fail are in the result.
+    /// Brings the image to the regions that lack it; `finished` have it. Regions that fail are in the result, beside how
+    /// long those that are ready have waited for the others.
     pub(super) async fn run(
         &self,
         lacking: Vec<Lacking<'_>>,
         finished: &[(&Region, Ami)],
-    ) -> Result<Vec<Outcome>, Failure> {
-        let started = Instant::now();
+    ) -> Result<(Vec<Outcome>, Duration), Failure> {
+        let mut ready = (!finished.is_empty()).then(Instant::now);
         let mut outcomes = Vec::new();
         if lacking.is_empty() {
             self.delete_spares(&outcomes, finished, None).await;
-            return Ok(outcomes);
+            return Ok((outcomes, Duration::ZERO));
         }
         let mut held = self.held(&lacking, &mut outcomes).await;
         let mut seed = self.seed(&held, finished);
@@ -103,17 +105,22 @@ impl Stage<'_> {
         }
         let mut done = finished.len();
         let all = done + running.len();
-        let mut deadline = None;
+        let started = Instant::now();
+        let mut grace = None;
         while !running.is_empty() {
-            if deadline.is_none() && 2 * done >= all {
-                deadline = Some(tokio::time::Instant::now() + started.elapsed().max(GRACE));
+            if grace.is_none() && 2 * done >= all {
+                grace = Some(Instant::now() + started.elapsed().max(GRACE));
             }
-            let next = match deadline {
+            let patience = ready.map(|ready| ready + self.task.patience);
+            let next = match grace.into_iter().chain(patience).min() {
                 Some(deadline) => timeout_at(deadline, running.next()).await,
                 None => Ok(running.next().await),
             };
             let Ok(Some((region, outcome))) = next else { break };
             done += 1;
+            if outcome.is_ok() {
+                ready.get_or_insert_with(Instant::now);
+            }
             unfinished.remove(&region);
             outcomes.push((region, outcome));
         }
@@ -126,7 +133,7 @@ impl Stage<'_> {
         }));
         let whole = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
         self.delete_spares(&outcomes, finished, seed.filter(|_| !whole)).await;
-        Ok(outcomes)
+        Ok((outcomes, ready.map_or(Duration::ZERO, |ready| ready.elapsed())))
     }
 
     /// The usable snapshots of ours, by region: complete ones, and copies on their way. Those that failed go.
