@@ -30,8 +30,11 @@ pub struct Report {
 #[derive(Debug, Default)]
 pub struct Told {
     announced: Mutex<HashMap<String, Uuid>>,
-    failures: Mutex<BTreeSet<String>>,
+    failures: Mutex<BTreeSet<Known>>,
 }
+
+/// What makes a failure the same as one of another time: deliverable, location, and what it says.
+type Known = (Option<String>, Option<String>, String);
 
 impl Told {
     /// Whether the last message about the deliverable was of this id.
@@ -47,13 +50,13 @@ impl Told {
         announced.insert(deliverable.name(), id);
     }
 
-    /// Whether these failures are other ones than the last time, in whatever order they came.
-    fn are_new_failures(&self, failures: &[String]) -> bool {
-        let failures: BTreeSet<String> = failures.iter().cloned().collect();
-        let mut last = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = *last != failures || failures.is_empty();
-        *last = failures;
-        new
+    /// Those of these failures that the last time did not have.
+    fn new_failures<'a>(&self, failures: &'a [Broken]) -> Vec<&'a Broken> {
+        let known = failures.iter().map(Broken::known).collect();
+        let mut failures_before = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *failures_before, known);
+        let is_new = |broken: &&Broken| !before.contains(&broken.known());
+        failures.iter().filter(is_new).collect()
     }
 }
 
@@ -148,6 +151,13 @@ impl Broken {
             ..Self::deliverable(deliverable, failure)
         }
     }
+
+    /// Words with digits are left out: servers name requests, times, and addresses in what they say of the same thing.
+    fn known(&self) -> Known {
+        let is_same = |word: &&str| !word.contains(|char: char| char.is_ascii_digit());
+        let words: Vec<&str> = self.what.split_whitespace().filter(is_same).collect();
+        (self.deliverable.clone(), self.location.clone(), words.join(" "))
+    }
 }
 
 impl Report {
@@ -192,11 +202,12 @@ impl Report {
     /// Writes what became of it to the log: once, whatever was tried before, and again only what is new.
     pub fn log(&self, told: &Told) {
         self.log_published();
-        let failures = self.failures();
-        if told.are_new_failures(&failures) {
-            self.log_failures();
-        } else {
-            tracing::warn!("nothing was mended yet: {}", failures.join("; "));
+        let new = told.new_failures(&self.broken);
+        for broken in &new {
+            tracing::error!("{}", self.failure(broken));
+        }
+        if new.is_empty() && !self.broken.is_empty() {
+            tracing::warn!("not mended yet: {}", self.failures().join("; "));
         }
     }
 
@@ -280,5 +291,32 @@ fn quoted(word: &str) -> String {
         word.to_owned()
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_new_by_what_it_says_and_where() {
+        let broken = |location: &str, what: &str| Broken {
+            deliverable: Some("fedora".to_owned()),
+            location: Some(location.to_owned()),
+            what: what.to_owned(),
+            class: Class::Everything,
+            only: None,
+        };
+        let told = Told::default();
+        let [a, b] = ["eu-west-1", "us-east-1"].map(|region| broken(region, "make it: refused (request 7f3a, 12:00)"));
+        assert_eq!(told.new_failures(&[a, b]).len(), 2);
+        let [a, b] = ["us-east-1", "eu-west-1"].map(|region| broken(region, "make it: refused (request 9c11, 12:01)"));
+        assert_eq!(told.new_failures(&[a, b]).len(), 0, "another request, in another order");
+        let one = broken("eu-west-1", "make it: refused (request 9c12, 12:02)");
+        let other = broken("us-east-1", "find the bucket: there is none");
+        assert_eq!(
+            told.new_failures(&[one, other])[0].location.as_deref(),
+            Some("us-east-1")
+        );
     }
 }
