@@ -248,8 +248,8 @@ async fn a_registry_that_is_not_there_fails_alone() {
     assert!(publication.failed[0].failure.class().is_transient());
 }
 
-/// A registry that lets an upload begin and then takes nothing.
-async fn deaf() -> String {
+/// A registry that lets an upload begin and then takes nothing, and has this answer to it, or none.
+async fn deaf(refusal: Option<&'static [u8]>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -262,7 +262,10 @@ async fn deaf() -> String {
                         continue;
                     }
                     let answer: &[u8] = match head[0] {
-                        b'P' if head.starts_with(b"PUT") => std::future::pending().await,
+                        b'P' if head.starts_with(b"PUT") => match refusal {
+                            Some(refusal) => refusal,
+                            None => std::future::pending().await,
+                        },
                         b'P' => b"HTTP/1.1 202 Accepted\r\nLocation: /upload?x=y\r\nContent-Length: 0\r\n\r\n",
                         _ => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
                     };
@@ -278,7 +281,7 @@ async fn deaf() -> String {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes half a minute: a dead connection is waited for that long"]
 async fn an_upload_that_does_not_move_ends() {
-    let entry = Entry::at(&deaf().await);
+    let entry = Entry::at(&deaf(None).await);
     let (section, provider) = provider(&[&entry]);
     let folder = tempfile::tempdir().unwrap();
     // More than the sockets' buffers take.
@@ -291,4 +294,19 @@ async fn an_upload_that_does_not_move_ends() {
     assert!(failure.class().is_transient(), "{failure}");
     assert!(failure.to_string().contains("no progress for 30 s"), "{failure}");
     assert!(started.elapsed().as_secs() < 45, "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes half a minute: the reasons of a refusal are waited for that long"]
+async fn a_refusal_whose_reasons_never_come_is_one_all_the_same() {
+    let refusal = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 200\r\n\r\n{\"errors\":";
+    let entry = Entry::at(&deaf(Some(refusal)).await);
+    let (section, provider) = provider(&[&entry]);
+    let folder = tempfile::tempdir().unwrap();
+    // A layer that is sent as it comes: one try.
+    let deliverable = deliverable(&section, folder.path(), FIRST, vec![x86("a")]).await;
+    let staged = tokio::time::timeout(LIMIT, provider.stage(&deliverable, &task())).await;
+    let failure = &staged.expect("the upload hangs").unwrap().failed[0].failure;
+    assert!(failure.class().is_transient(), "{failure}");
+    assert!(failure.to_string().contains("502"), "{failure}");
 }
