@@ -10,6 +10,7 @@ mod auth;
 mod error;
 mod images;
 mod index;
+mod memory;
 mod push;
 mod registry;
 mod tags;
@@ -24,6 +25,7 @@ use futures_util::future::join_all;
 use tokio::sync::OwnedMutexGuard;
 
 use self::images::{Pending, push_images, push_index};
+use self::memory::Memory;
 use self::registry::{Registry, Repository};
 use self::tags::{Looked, look, move_tags};
 use super::{Failed, Finding, Origin, Place, Provider, Publication, Staged, Superseded, Task, in_order};
@@ -41,6 +43,7 @@ pub struct ContainerProvider {
     repositories: Vec<String>,
     keep_missing: Duration,
     moving: Locks,
+    memory: Memory,
 }
 
 impl ContainerProvider {
@@ -62,6 +65,7 @@ impl ContainerProvider {
             repositories: section.repos.values().cloned().collect(),
             keep_missing: section.keep_missing_architecture,
             moving: Locks::default(),
+            memory: Memory::default(),
         })
     }
 }
@@ -87,7 +91,7 @@ impl Provider for ContainerProvider {
     async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure> {
         let tags = tags_of(deliverable)?;
         let mut staged = Staged::default();
-        let mut pending: Vec<Pending> = Vec::new();
+        let mut lacking = Vec::new();
         let looks = self.repositories(deliverable).map(|(location, repository)| async move {
             let looked = match repository {
                 Ok(repository) => look(&repository, tags, deliverable, task.allow_older)
@@ -108,14 +112,22 @@ impl Provider for ContainerProvider {
                     })
                 }
                 Ok((repository, Looked::Lacking(former))) if task.concerns(&location) => {
-                    pending.push(Pending::new(location, repository, former, deliverable));
+                    lacking.push(Pending::new(location, repository, former, deliverable, &self.memory));
                 }
                 Ok((_, Looked::Complete { .. } | Looked::Lacking(_))) => {}
                 Err(failure) if task.concerns(&location) => staged.failed.push(Failed { location, failure }),
                 Err(failure) => tracing::warn!(location, "failed to {failure}; left out"),
             }
         }
-        if let Err(failure) = push_images(&mut pending, deliverable, task, &mut staged.failed).await {
+        let mut pending = Vec::new();
+        for found in join_all(lacking).await {
+            match found {
+                Ok(found) => pending.push(found),
+                Err(failed) => staged.failed.push(failed),
+            }
+        }
+        let pushed = push_images(&mut pending, deliverable, task, &self.memory, &mut staged.failed).await;
+        if let Err(failure) = pushed {
             // Where the deliverable is live already, that counts, whatever is the matter with its images now.
             if staged.places.is_empty() {
                 return Err(failure);

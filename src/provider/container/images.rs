@@ -12,6 +12,7 @@ use tracing::Instrument;
 
 use super::error::Error;
 use super::index;
+use super::memory::Memory;
 use super::registry::Repository;
 use crate::compose::Image;
 use crate::error::Failure;
@@ -32,40 +33,63 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn new(
+    /// Looks for the images in the index that is to be replaced, and among those that were pushed before.
+    pub(super) async fn new(
         location: String,
         repository: Repository,
         former: Option<Index>,
         deliverable: &Deliverable,
-    ) -> Self {
+        memory: &Memory,
+    ) -> Result<Self, Failed> {
         let mut entries = Vec::new();
         let mut lacks = Vec::new();
         for (number, image) in deliverable.images.iter().enumerate() {
-            match former.as_ref().and_then(|former| index::reusable(former, image)) {
+            let entry = former.as_ref().and_then(|former| index::reusable(former, image));
+            let entry = match entry {
+                Some(entry) => Some(entry.clone()),
+                None => match remembered(&repository, image, memory).await {
+                    Ok(entry) => entry,
+                    Err(error) => {
+                        let failure = error.into();
+                        return Err(Failed { location, failure });
+                    }
+                },
+            };
+            match entry {
                 Some(entry) => entries.push(Descriptor {
                     annotations: index::annotations(deliverable, image),
-                    ..entry.clone()
+                    ..entry
                 }),
                 None => lacks.push(number),
             }
         }
-        Self {
+        Ok(Self {
             location,
             repository,
             former,
             entries,
             lacks,
-        }
+        })
     }
+}
+
+/// The entry for an image that this process has pushed, if it is still there.
+async fn remembered(repository: &Repository, image: &Image, memory: &Memory) -> Result<Option<Descriptor>, Error> {
+    let Some(entry) = memory.recall(repository, image) else {
+        return Ok(None);
+    };
+    Ok(repository.has_manifest(&entry.digest).await?.then_some(entry))
 }
 
 /// Pushes all images to where they are lacking. Locations that fail go from `pending` to `failed`.
 ///
 /// Fails with the first image that cannot be published, or else, after the others are done, with one that cannot be now.
+/// What the others have become is remembered.
 pub(super) async fn push_images(
     pending: &mut Vec<Pending>,
     deliverable: &Deliverable,
     task: &Task,
+    memory: &Memory,
     failed: &mut Vec<Failed>,
 ) -> Result<(), Failure> {
     let mut pushes = FuturesUnordered::new();
@@ -76,7 +100,7 @@ pub(super) async fn push_images(
             .collect();
         if !lacking.is_empty() {
             let span = tracing::info_span!("image", path = image.path);
-            let push = async move { (image, push_image(image, lacking, task).await) };
+            let push = async move { (image, push_image(image, lacking, task, memory).await) };
             pushes.push(push.instrument(span).boxed());
         }
     }
@@ -125,7 +149,12 @@ struct Pushed {
 }
 
 /// Reads one archive, and pushes its blobs and then its manifest to all registries that lack it.
-async fn push_image(image: &Image, lacking: Vec<(String, Repository)>, task: &Task) -> Result<Pushed, Failure> {
+async fn push_image(
+    image: &Image,
+    lacking: Vec<(String, Repository)>,
+    task: &Task,
+    memory: &Memory,
+) -> Result<Pushed, Failure> {
     let chunks = task.source(image).open(Form::Decompressed).await?;
     let stores = lacking
         .iter()
@@ -138,7 +167,14 @@ async fn push_image(image: &Image, lacking: Vec<(String, Repository)>, task: &Ta
         let mut puts = Vec::new();
         for (location, repository) in lacking {
             if !failures.iter().any(|(failed, _)| *failed == location) {
-                puts.push(async move { (location, put_image(&repository, read).await) }.boxed());
+                let put = async move {
+                    let put = put_image(&repository, read).await;
+                    if put.is_ok() {
+                        memory.remember(&repository, image, read);
+                    }
+                    (location, put)
+                };
+                puts.push(put.boxed());
             }
         }
         for (location, put) in join_all(puts).await {
