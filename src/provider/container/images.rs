@@ -13,7 +13,7 @@ use tracing::Instrument;
 use super::error::Error;
 use super::index;
 use super::memory::Memory;
-use super::registry::Repository;
+use super::registry::{Fetched, Repository};
 use crate::compose::Image;
 use crate::error::Failure;
 use crate::oci::{self, Config, Descriptor, Digest, Index, Manifest, Store, Stores};
@@ -266,12 +266,27 @@ async fn keeps(
     Ok(keeps)
 }
 
+/// The day the newest of a tag's images was made.
+pub(super) async fn newest(repository: &Repository, held: &Fetched, index: &Index) -> Result<Option<Date>, Failure> {
+    // What is no index is one image itself.
+    let mut newest = created_of(repository, &held.bytes).await?;
+    for entry in index.manifests.iter().filter(|entry| entry.is_image()) {
+        newest = newest.max(created(repository, entry).await?);
+    }
+    Ok(newest)
+}
+
 /// The day an unmarked entry's image was made.
 async fn created(repository: &Repository, entry: &Descriptor) -> Result<Option<Date>, Failure> {
-    let Some(held) = repository.manifest(entry.digest.as_str()).await? else {
-        return Ok(None);
-    };
-    let Ok(manifest) = serde_json::from_slice::<Manifest>(&held.bytes) else {
+    match repository.manifest(entry.digest.as_str()).await? {
+        Some(held) => created_of(repository, &held.bytes).await,
+        None => Ok(None),
+    }
+}
+
+/// The day in the configuration that a manifest names.
+async fn created_of(repository: &Repository, manifest: &[u8]) -> Result<Option<Date>, Failure> {
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(manifest) else {
         return Ok(None);
     };
     let config = repository.small_blob(&manifest.config.digest).await?;

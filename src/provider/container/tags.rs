@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::images::newest;
 use super::index::{self, Held};
 use super::registry::{Fetched, Repository};
 use crate::error::{Class, Classified, Failure};
@@ -39,8 +40,8 @@ pub(super) async fn look(
         let Some(held) = repository.manifest(tag).await? else {
             continue;
         };
-        let index = parse(repository, tag, &held)?;
-        match index::judge(tag, &index, deliverable, allow_older)? {
+        let (index, judged) = judge(repository, tag, &held, deliverable, allow_older).await?;
+        match judged {
             Held::Newer(by) => return Ok(Looked::Newer(by)),
             Held::Complete => complete.push(held.digest),
             Held::Replaceable => {}
@@ -66,6 +67,24 @@ fn parse(repository: &Repository, tag: &str, held: &Fetched) -> Result<Index, Er
     })
 }
 
+/// What a tag's content is to the deliverable.
+async fn judge(
+    repository: &Repository,
+    tag: &str,
+    held: &Fetched,
+    deliverable: &Deliverable,
+    allow_older: bool,
+) -> Result<(Index, Held), Failure> {
+    let index = parse(repository, tag, held)?;
+    let created = if allow_older || index::is_marked(&index) {
+        None
+    } else {
+        newest(repository, held, &index).await?
+    };
+    let judged = index::judge(tag, &index, created, deliverable, allow_older)?;
+    Ok((index, judged))
+}
+
 /// Puts the index under each tag that lacks it, and reads all of them back. `Some` names a newer compose that has been
 /// put there instead.
 pub(super) async fn move_tags(
@@ -81,7 +100,7 @@ pub(super) async fn move_tags(
         match repository.manifest(tag).await? {
             Some(held) if held.digest.as_str() == place.id => {}
             Some(held) => {
-                if let Held::Newer(by) = index::judge(tag, &parse(repository, tag, &held)?, deliverable, allow_older)? {
+                if let (_, Held::Newer(by)) = judge(repository, tag, &held, deliverable, allow_older).await? {
                     return Ok(Some(by));
                 }
                 before.insert(tag, Some(held.digest));
@@ -140,7 +159,7 @@ async fn read_back(
         if let Some(held) = &held
             // What was there before is the registry's own delay.
             && before != Some(&held.digest)
-            && let Held::Newer(by) = index::judge(tag, &parse(repository, tag, held)?, deliverable, false)?
+            && let (_, Held::Newer(by)) = judge(repository, tag, held, deliverable, false).await?
         {
             return Ok(Some(by));
         }
