@@ -2,9 +2,10 @@
 //!
 //! *Stage* pushes blobs, then each architecture's manifest, then an
 //! [index](https://github.com/opencontainers/image-spec/blob/main/image-index.md) of them, all by digest: nothing that
-//! anybody asks for. *Release* puts the index under its tags and reads them back. An archive is read once for all
-//! registries that lack it. What it needs is in the registries alone: the index's annotations say which compose it came
-//! from, and those of its entries which image files.
+//! anybody asks for. *Release* puts the index under its tags and reads them back; where another compose was released in
+//! between, it makes the index anew before. An archive is read once for all registries that lack it. What it needs is in
+//! the registries alone: the index's annotations say which compose it came from, and those of its entries which image
+//! files.
 
 mod auth;
 mod error;
@@ -27,7 +28,7 @@ use tokio::sync::OwnedMutexGuard;
 use self::images::{Pending, push_images, push_index};
 use self::memory::Memory;
 use self::registry::{Registry, Repository};
-use self::tags::{Looked, look, move_tags};
+use self::tags::{Looked, Moved, look, move_tags};
 use super::{Failed, Finding, Origin, Place, Provider, Publication, Staged, Superseded, Task, in_order};
 use crate::config::Environment;
 use crate::config::container as config;
@@ -143,9 +144,9 @@ impl Provider for ContainerProvider {
         });
         for (location, pushed) in join_all(pushes).await {
             match pushed {
-                Ok(digest) => staged.places.push(Place {
+                Ok(index) => staged.places.push(Place {
                     location,
-                    id: digest.to_string(),
+                    id: index.digest.to_string(),
                     origin: Origin::Created,
                 }),
                 Err(failure) => staged.failed.push(Failed { location, failure }),
@@ -165,7 +166,8 @@ impl Provider for ContainerProvider {
         let releases = staged.places.into_iter().map(|place| async move {
             // Looked at in the first step, and not to be changed.
             if !task.concerns(&place.location) {
-                return (place, Ok(None));
+                let id = place.id.clone();
+                return (place, Ok(Moved::To(id)));
             }
             let outcome = self.release_place(deliverable, &place, tags, task.allow_older).await;
             (place, outcome)
@@ -173,8 +175,8 @@ impl Provider for ContainerProvider {
         for (place, outcome) in join_all(releases).await {
             let location = place.location.clone();
             match outcome {
-                Ok(None) => publication.places.push(place),
-                Ok(Some(by)) => publication.superseded.push(Superseded { location, by }),
+                Ok(Moved::To(id)) => publication.places.push(Place { id, ..place }),
+                Ok(Moved::Newer(by)) => publication.superseded.push(Superseded { location, by }),
                 Err(failure) => publication.failed.push(Failed { location, failure }),
             }
         }
@@ -205,11 +207,11 @@ impl ContainerProvider {
         place: &Place,
         tags: &[String],
         allow_older: bool,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Moved, Failure> {
         let name = deliverable.name();
         let repository = self.repository(&place.location, &name)?;
         let _writer = self.only_writer(place.location.clone(), name).await;
-        move_tags(&repository, place, deliverable, tags, allow_older).await
+        move_tags(&repository, place, deliverable, tags, self.keep_missing, allow_older).await
     }
 
     async fn only_writer(&self, location: String, name: String) -> OwnedMutexGuard<()> {

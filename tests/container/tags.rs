@@ -98,6 +98,44 @@ async fn a_missing_architecture_is_kept_for_a_while() {
     assert_eq!(architectures(&fourth), ["amd64"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_architecture_that_is_kept_is_the_one_that_is_there_at_last() {
+    // In work at once: the newer compose, which lacks an architecture, looked before the older one was released.
+    for (what, before) in [
+        ("an old one", Some("Fedora-43-20251001.0")),
+        ("a younger one", Some("Fedora-43-20251008.0")),
+        ("none", None),
+    ] {
+        let registry = Registry::open().await.unwrap();
+        let (section, provider) = provider(&[&Entry::of(&registry)]);
+        let folder = tempfile::tempdir().unwrap();
+        let skopeo = Skopeo::new(&registry).unwrap();
+        if let Some(id) = before {
+            let before = deliverable(&section, folder.path(), id, both("a")).await;
+            publish(&provider, &before, &task()).await.unwrap();
+        }
+        let older = deliverable(&section, folder.path(), "Fedora-43-20251015.0", both("b")).await;
+        let newer = deliverable(&section, folder.path(), "Fedora-43-20251016.0", vec![x86("c")]).await;
+        let staged = provider.stage(&newer, &task()).await.unwrap();
+        publish(&provider, &older, &task()).await.unwrap();
+        let older = skopeo.inspect(&format!("{FULL}:43")).await.unwrap();
+
+        let publication = provider.release(&newer, staged, &task()).await.unwrap();
+        let index = skopeo.inspect(&format!("{FULL}:43")).await.unwrap();
+        assert_eq!(architectures(&index), ["arm64", "amd64"], "{what}");
+        assert_eq!(index["manifests"][0], older["manifests"][0], "{what}");
+        assert_ne!(index["manifests"][1], older["manifests"][1], "{what}");
+        for tag in ["43", "latest"] {
+            let digest = skopeo.digest(&format!("{FULL}:{tag}")).await.unwrap();
+            assert_eq!(digest, publication.places[0].id, "{what}");
+        }
+        let writes = registry.writes().await.unwrap().len();
+        let again = publish(&provider, &newer, &task()).await.unwrap();
+        assert_eq!(again.places[0].id, publication.places[0].id, "{what}");
+        assert_eq!(registry.writes().await.unwrap().len(), writes, "{what}");
+    }
+}
+
 /// Puts images without a mark under a tag. Their configurations say 24 October 2025.
 async fn put_unmarked(archive: &OciArchive, registry: &Registry, tag: &str) {
     let file = registry.folder().join("unmarked.oci");

@@ -16,7 +16,7 @@ use super::memory::Memory;
 use super::registry::{Fetched, Repository};
 use crate::compose::Image;
 use crate::error::Failure;
-use crate::oci::{self, Config, Descriptor, Digest, Index, Manifest, Store, Stores};
+use crate::oci::{self, Config, Descriptor, Index, Manifest, Store, Stores};
 use crate::provider::{Failed, Task};
 use crate::select::Deliverable;
 use crate::source::Form;
@@ -70,6 +70,17 @@ impl Pending {
             entries,
             lacks,
         })
+    }
+
+    /// A location that has all images, and whose index is to be made anew, from these entries for them.
+    pub(super) fn complete(location: String, repository: Repository, former: Index, entries: Vec<Descriptor>) -> Self {
+        Self {
+            location,
+            repository,
+            former: Some(former),
+            entries,
+            lacks: Vec::new(),
+        }
     }
 }
 
@@ -205,7 +216,7 @@ pub(super) async fn push_index(
     pending: &Pending,
     deliverable: &Deliverable,
     keep_missing: Duration,
-) -> Result<Digest, Failure> {
+) -> Result<Fetched, Failure> {
     let repository = &pending.repository;
     let mut entries = pending.entries.clone();
     if let Some(former) = &pending.former {
@@ -218,52 +229,31 @@ pub(super) async fn push_index(
     let (digest, bytes) = index::build(deliverable, entries)?;
     if !repository.has_manifest(&digest).await? {
         repository.put_manifest(digest.as_str(), oci::INDEX, &bytes).await?;
+        tracing::info!(location = pending.location, digest = %digest, "pushed index {digest} to {}", repository.shown());
     }
-    tracing::info!(location = pending.location, digest = %digest, "pushed index {digest} to {}", repository.shown());
-    Ok(digest)
+    Ok(Fetched {
+        digest,
+        media_type: oci::INDEX.to_owned(),
+        bytes,
+    })
 }
 
-/// Whether an entry for an architecture that this compose lacks is young enough to stay.
+/// Whether an entry for an architecture that this compose lacks is young enough to stay. One of unknown age is not.
 async fn keeps(
     repository: &Repository,
     entry: &Descriptor,
     deliverable: &Deliverable,
     keep_missing: Duration,
 ) -> Result<bool, Failure> {
-    let arch = entry
-        .platform
-        .as_ref()
-        .map(|platform| oci::fedora_architecture(&platform.architecture));
-    let arch = arch.unwrap_or_default();
     let date = match index::date_of(entry) {
         Some(date) => Some(date),
         None => created(repository, entry).await?,
     };
-    let Some(date) = date else {
-        tracing::warn!(
-            arch,
-            "dropped {arch} from {}: this compose lacks it, and nobody knows its age",
-            repository.shown()
-        );
-        return Ok(false);
-    };
-    let days = (deliverable.compose.date - date).get_days();
-    let age = Duration::from_secs(u64::try_from(days).unwrap_or(0) * 24 * 60 * 60);
-    let keeps = age <= keep_missing;
-    if keeps {
-        tracing::info!(
-            arch,
-            "kept {arch} of {date} in {}: this compose lacks it",
-            repository.shown()
-        );
-    } else {
-        tracing::warn!(
-            arch,
-            "dropped {arch} of {date} from {}: no compose has had it since",
-            repository.shown()
-        );
-    }
-    Ok(keeps)
+    Ok(date.is_some_and(|date| {
+        let days = (deliverable.compose.date - date).get_days();
+        let age = Duration::from_secs(u64::try_from(days).unwrap_or(0) * 24 * 60 * 60);
+        age <= keep_missing
+    }))
 }
 
 /// The day the newest of a tag's images was made.

@@ -120,7 +120,12 @@ pub(super) fn missing<'a>(index: &'a Index, deliverable: &'a Deliverable) -> imp
         .manifests
         .iter()
         .filter(|entry| entry.is_image() && entry.platform.is_some());
-    entries.filter(|entry| !deliverable.images.iter().any(|image| is_for(entry, image)))
+    entries.filter(|entry| !is_own(entry, deliverable))
+}
+
+/// Whether an entry is for an architecture that the deliverable has.
+pub(super) fn is_own(entry: &Descriptor, deliverable: &Deliverable) -> bool {
+    deliverable.images.iter().any(|image| is_for(entry, image))
 }
 
 /// The day of the compose an entry came from, if it is marked.
