@@ -2,12 +2,16 @@
 
 pub mod package_files;
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use url::Url;
 use uuid::Uuid;
 
+use crate::location;
 use crate::telemetry::LogFormat;
 
 /// Publishes the images of finished composes to AWS, Azure, Google Cloud, container registries, or a local directory.
@@ -121,9 +125,26 @@ pub struct Subject {
     #[arg(long, value_name = "URL")]
     pub compose: Option<String>,
     /// Ask this datagrepper instead of the configured one.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = Address)]
     pub datagrepper_url: Option<Url>,
     /// Only image paths, file names, or repositories that match; * and ? stand for anything.
     #[arg(long, value_name = "PATTERN")]
     pub only: Option<String>,
+}
+
+/// The address of a web service. An error of clap's own would repeat it, and with it a password.
+#[derive(Debug, Clone)]
+struct Address;
+
+impl TypedValueParser for Address {
+    type Value = Url;
+
+    fn parse_ref(&self, command: &clap::Command, arg: Option<&Arg>, value: &OsStr) -> Result<Url, clap::Error> {
+        location::web(&value.to_string_lossy()).map_err(|_| {
+            let option = arg.map(Arg::to_string).unwrap_or_default();
+            let why = "only http and https are accepted, without user name and password";
+            let text = format!("invalid value for '{option}': {why}\n");
+            clap::Error::raw(ErrorKind::ValueValidation, text).with_cmd(command)
+        })
+    }
 }

@@ -168,15 +168,19 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wish.min(LONGEST_WISH))
 }
 
-/// What a server says about its refusal: the body of its answer, as far as it came and is not too long.
+/// What a server says about its refusal: the body of its answer, as far as it came in time and is not too long.
 pub async fn refusal(mut response: Response) -> Vec<u8> {
     let mut body = Vec::new();
-    while let Ok(Some(bytes)) = response.chunk().await {
-        body.extend_from_slice(&bytes);
-        if body.len() > REFUSAL {
-            break;
+    let read = async {
+        while let Ok(Some(bytes)) = response.chunk().await {
+            body.extend_from_slice(&bytes);
+            if body.len() > REFUSAL {
+                break;
+            }
         }
-    }
+    };
+    // The refused request may have had no limit: that of an upload has none. What has come until then will do.
+    let _ = tokio::time::timeout(SILENCE, read).await;
     body
 }
 

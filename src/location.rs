@@ -25,12 +25,9 @@ impl Location {
     ///
     /// # Errors
     ///
-    /// Anything else, named.
+    /// Anything else, named unless it may hold a password.
     pub fn remote(text: &str) -> Result<Self, Refused> {
-        match Url::parse(text) {
-            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Self::Http(url)),
-            Ok(_) | Err(_) => Err(Refused(text.to_owned())),
-        }
+        web(text).map(Self::Http)
     }
 
     /// Reads a location an operator gives: http(s), `file:`, or a path relative to `folder`.
@@ -42,11 +39,11 @@ impl Location {
         match Url::parse(text) {
             Ok(url) if url.scheme() == "file" => match url.to_file_path() {
                 Ok(path) => Ok(Self::Folder(path)),
-                Err(()) => Err(Refused(text.to_owned())),
+                Err(()) => Err(Refused::of(text)),
             },
             Ok(_) => Self::remote(text),
             Err(url::ParseError::RelativeUrlWithoutBase) if !text.is_empty() => Ok(Self::Folder(folder.join(text))),
-            Err(_) => Err(Refused(text.to_owned())),
+            Err(_) => Err(Refused::of(text)),
         }
     }
 
@@ -113,6 +110,21 @@ impl Location {
     }
 }
 
+/// Reads the address of a web server. User name and password are refused: addresses are repeated in logs, reports, and
+/// errors.
+///
+/// # Errors
+///
+/// Anything else than http(s), and what has a user name or a password.
+pub fn web(text: &str) -> Result<Url, Refused> {
+    let is_plain = |url: &Url| {
+        let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
+        is_web && url.username().is_empty() && url.password().is_none()
+    };
+    let url = Url::parse(text).ok().filter(is_plain);
+    url.ok_or_else(|| Refused::of(text))
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -152,8 +164,21 @@ pub fn is_lasting(error: &io::Error) -> bool {
 
 /// Not a place to read from.
 #[derive(Debug, thiserror::Error)]
-#[error("read from {0:?}: only http and https are accepted, and files only where an operator names them")]
+#[error(
+    "read from {0}: only http and https are accepted, without user name and password, and files only where an operator \
+     names them"
+)]
 pub struct Refused(String);
+
+impl Refused {
+    fn of(text: &str) -> Self {
+        // Before an @ there may be a password, whatever the rest is.
+        Self(match text.contains('@') {
+            true => "an address with an @".to_owned(),
+            false => format!("{text:?}"),
+        })
+    }
+}
 
 /// A document that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -191,7 +216,11 @@ mod tests {
 
     #[test]
     fn a_broker_may_name_web_servers_only() {
-        for good in ["https://host/compose", "http://host:8080//x/compose/"] {
+        for good in [
+            "https://host/compose",
+            "http://host:8080//x/compose/",
+            "https://host/a@b",
+        ] {
             assert!(Location::remote(good).is_ok(), "{good}");
         }
         for bad in [
@@ -205,6 +234,27 @@ mod tests {
             "data:,x",
         ] {
             assert!(Location::remote(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_refused_and_not_repeated() {
+        for bad in [
+            "https://user:hunter2@host/compose",
+            "https://hunter2@host/compose",
+            "https://:hunter2@host/compose",
+            "https:\\\\user:hunter2@host\\compose",
+            "https://user:hunter2@host:port/compose",
+            "https://user:hunter2@",
+            "ftp://user:hunter2@host/compose",
+            "file://user:hunter2@host/compose",
+            "user:hunter2@host/compose",
+        ] {
+            for refused in [Location::remote(bad), Location::trusted(bad, Path::new("/"))] {
+                let text = refused.unwrap_err().to_string();
+                assert!(text.contains("without user name and password"), "{bad}: {text}");
+                assert!(!text.contains("hunter2"), "{text}");
+            }
         }
     }
 

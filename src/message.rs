@@ -294,6 +294,7 @@ pub enum Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Chain;
 
     fn delivery(body: &str) -> Result<Message, Error> {
         Message::of_delivery("t", &Properties::default(), body.as_bytes())
@@ -339,7 +340,7 @@ mod tests {
 
     #[test]
     fn bad_bodies_are_refused_by_name() {
-        let table: [(&[u8], &str); 9] = [
+        let table: [(&[u8], &str); 10] = [
             (b"\xff{}", "read the message"),
             (b"", "read the message"),
             (b"{", "read the message"),
@@ -355,11 +356,16 @@ mod tests {
                 br#"{"status": "FINISHED", "compose_id": "Fedora-43-20251023.0", "location": "file:///etc"}"#,
                 "read the message",
             ),
+            (
+                br#"{"status": "FINISHED", "compose_id": "Fedora-43-20251023.0", "location": "https://user:hunter2@host/x"}"#,
+                "read the message",
+            ),
         ];
         for (body, expected) in table {
             let message = Message::of_delivery("t", &Properties::default(), body);
             let error = message.and_then(|message| message.wish(None)).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
+            assert!(!Chain(&error).to_string().contains("hunter2"), "{error}");
         }
     }
 

@@ -139,7 +139,8 @@ async fn the_variable_names_the_file_and_a_missing_one_is_told() {
         "{}",
         exit.stderr
     );
-    let bad: [(&[&str], &str); 5] = [
+    let id = "9f9b2a41-0d3c-4c21-8f10-2e3d4c5b6a79";
+    let bad: [(&[&str], &str); 8] = [
         (&["plan"], "required"),
         (
             &["reconsume", "2018-9f9b2a41-0d3c-4c21-8f10-2e3d4c5b6a79"],
@@ -148,11 +149,48 @@ async fn the_variable_names_the_file_and_a_missing_one_is_told() {
         (&["reconsume", "--file", "a", "--compose", "b"], "cannot be used with"),
         (&["plan", "--file", "a", "--format", "xml"], "invalid value"),
         (&["publish"], "unrecognized subcommand"),
+        (&["plan", id, "--datagrepper-url", "ftp://host"], "only http and https"),
+        (&["plan", id, "--datagrepper-url", "host"], "only http and https"),
+        (&["plan", id, "--datagrepper-url"], "a value is required"),
     ];
     for (arguments, text) in bad {
         let exit = run(arguments, &[]).await;
         assert_eq!(exit.code, Some(2), "{arguments:?}");
         assert!(exit.stderr.contains(text), "{arguments:?}: {}", exit.stderr);
+    }
+}
+
+#[tokio::test]
+async fn an_address_with_a_password_is_refused_and_not_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("message.json");
+    let sample = fixtures().join("sample/local.toml");
+    let conf = sample.to_str().unwrap();
+    let id = "9f9b2a41-0d3c-4c21-8f10-2e3d4c5b6a79";
+    for address in [
+        "https://somebody:hunter2@localhost/compose",
+        "https://hunter2@localhost/compose",
+        "https://somebody:hunter2@localhost:nowhere/compose",
+        "ftp://somebody:hunter2@localhost/compose",
+        "somebody:hunter2@localhost/compose",
+    ] {
+        let body = json!({"status": "FINISHED", "compose_id": "Fedora-43-20251023.0", "location": address});
+        std::fs::write(&file, json!({"topic": "t", "body": body}).to_string()).unwrap();
+        let wishes: [&[&str]; 3] = [
+            &["--compose", address],
+            &["--file", file.to_str().unwrap()],
+            &[id, "--datagrepper-url", address],
+        ];
+        for (command, wish) in ["plan", "reconsume"].iter().flat_map(|c| wishes.map(|wish| (c, wish))) {
+            let exit = run(&[&["--conf", conf, command], wish].concat(), &[]).await;
+            assert_eq!(exit.code, Some(2), "{command} {wish:?}: {}", exit.stderr);
+            assert!(exit.stderr.contains("only http and https"), "{}", exit.stderr);
+            assert!(
+                !exit.stderr.contains("hunter2") && !exit.stdout.contains("hunter2"),
+                "{}",
+                exit.stderr
+            );
+        }
     }
 }
 

@@ -60,7 +60,10 @@ impl Value<'_> {
             return self.refuse("must not hold a user name or a password");
         }
         if !matches!(url.scheme(), "http" | "https") {
-            return self.refuse(format!("expected an https URL, found \"{text}\""));
+            return self.refuse(format!(
+                "expected an https URL, found one that begins with \"{}:\"",
+                url.scheme()
+            ));
         }
         if url.query().is_some() || url.fragment().is_some() {
             return self.refuse("must not have a query or a fragment");

@@ -2,14 +2,16 @@
 //!
 //! *Stage* pushes blobs, then each architecture's manifest, then an
 //! [index](https://github.com/opencontainers/image-spec/blob/main/image-index.md) of them, all by digest: nothing that
-//! anybody asks for. *Release* puts the index under its tags and reads them back. An archive is read once for all
-//! registries that lack it. What it needs is in the registries alone: the index's annotations say which compose it came
-//! from, and those of its entries which image files.
+//! anybody asks for. *Release* puts the index under its tags and reads them back; where another compose was released in
+//! between, it makes the index anew before. An archive is read once for all registries that lack it. What it needs is in
+//! the registries alone: the index's annotations say which compose it came from, and those of its entries which image
+//! files.
 
 mod auth;
 mod error;
 mod images;
 mod index;
+mod memory;
 mod push;
 mod registry;
 mod tags;
@@ -24,8 +26,9 @@ use futures_util::future::join_all;
 use tokio::sync::OwnedMutexGuard;
 
 use self::images::{Pending, push_images, push_index};
+use self::memory::Memory;
 use self::registry::{Registry, Repository};
-use self::tags::{Looked, look, move_tags};
+use self::tags::{Looked, Moved, look, move_tags};
 use super::{Failed, Finding, Origin, Place, Provider, Publication, Staged, Superseded, Task, in_order};
 use crate::config::Environment;
 use crate::config::container as config;
@@ -41,6 +44,7 @@ pub struct ContainerProvider {
     repositories: Vec<String>,
     keep_missing: Duration,
     moving: Locks,
+    memory: Memory,
 }
 
 impl ContainerProvider {
@@ -62,6 +66,7 @@ impl ContainerProvider {
             repositories: section.repos.values().cloned().collect(),
             keep_missing: section.keep_missing_architecture,
             moving: Locks::default(),
+            memory: Memory::default(),
         })
     }
 }
@@ -87,7 +92,7 @@ impl Provider for ContainerProvider {
     async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure> {
         let tags = tags_of(deliverable)?;
         let mut staged = Staged::default();
-        let mut pending: Vec<Pending> = Vec::new();
+        let mut lacking = Vec::new();
         let looks = self.repositories(deliverable).map(|(location, repository)| async move {
             let looked = match repository {
                 Ok(repository) => look(&repository, tags, deliverable, task.allow_older)
@@ -108,14 +113,22 @@ impl Provider for ContainerProvider {
                     })
                 }
                 Ok((repository, Looked::Lacking(former))) if task.concerns(&location) => {
-                    pending.push(Pending::new(location, repository, former, deliverable));
+                    lacking.push(Pending::new(location, repository, former, deliverable, &self.memory));
                 }
                 Ok((_, Looked::Complete { .. } | Looked::Lacking(_))) => {}
                 Err(failure) if task.concerns(&location) => staged.failed.push(Failed { location, failure }),
                 Err(failure) => tracing::warn!(location, "failed to {failure}; left out"),
             }
         }
-        if let Err(failure) = push_images(&mut pending, deliverable, task, &mut staged.failed).await {
+        let mut pending = Vec::new();
+        for found in join_all(lacking).await {
+            match found {
+                Ok(found) => pending.push(found),
+                Err(failed) => staged.failed.push(failed),
+            }
+        }
+        let pushed = push_images(&mut pending, deliverable, task, &self.memory, &mut staged.failed).await;
+        if let Err(failure) = pushed {
             // Where the deliverable is live already, that counts, whatever is the matter with its images now.
             if staged.places.is_empty() {
                 return Err(failure);
@@ -131,9 +144,9 @@ impl Provider for ContainerProvider {
         });
         for (location, pushed) in join_all(pushes).await {
             match pushed {
-                Ok(digest) => staged.places.push(Place {
+                Ok(index) => staged.places.push(Place {
                     location,
-                    id: digest.to_string(),
+                    id: index.digest.to_string(),
                     origin: Origin::Created,
                 }),
                 Err(failure) => staged.failed.push(Failed { location, failure }),
@@ -153,7 +166,8 @@ impl Provider for ContainerProvider {
         let releases = staged.places.into_iter().map(|place| async move {
             // Looked at in the first step, and not to be changed.
             if !task.concerns(&place.location) {
-                return (place, Ok(None));
+                let id = place.id.clone();
+                return (place, Ok(Moved::To(id)));
             }
             let outcome = self.release_place(deliverable, &place, tags, task.allow_older).await;
             (place, outcome)
@@ -161,8 +175,8 @@ impl Provider for ContainerProvider {
         for (place, outcome) in join_all(releases).await {
             let location = place.location.clone();
             match outcome {
-                Ok(None) => publication.places.push(place),
-                Ok(Some(by)) => publication.superseded.push(Superseded { location, by }),
+                Ok(Moved::To(id)) => publication.places.push(Place { id, ..place }),
+                Ok(Moved::Newer(by)) => publication.superseded.push(Superseded { location, by }),
                 Err(failure) => publication.failed.push(Failed { location, failure }),
             }
         }
@@ -193,11 +207,11 @@ impl ContainerProvider {
         place: &Place,
         tags: &[String],
         allow_older: bool,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Moved, Failure> {
         let name = deliverable.name();
         let repository = self.repository(&place.location, &name)?;
         let _writer = self.only_writer(place.location.clone(), name).await;
-        move_tags(&repository, place, deliverable, tags, allow_older).await
+        move_tags(&repository, place, deliverable, tags, self.keep_missing, allow_older).await
     }
 
     async fn only_writer(&self, location: String, name: String) -> OwnedMutexGuard<()> {

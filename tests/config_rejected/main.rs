@@ -236,7 +236,11 @@ fn keys_of_the_service() {
         ),
         (
             "bodhi_url = \"ftp://example.org\"",
-            "bodhi_url: expected an https URL, found \"ftp://example.org\"",
+            "bodhi_url: expected an https URL, found one that begins with \"ftp:\"",
+        ),
+        (
+            "bodhi_url = \"user:hunter2@example.org\"",
+            "bodhi_url: expected an https URL, found one that begins with \"user:\"",
         ),
         (
             "bodhi_url = \"https://u:hunter2@example.org\"",

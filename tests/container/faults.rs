@@ -8,8 +8,11 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use cloud_image_uploader::compose::Image;
 use cloud_image_uploader::provider::{Origin, Provider, Task};
+use cloud_image_uploader::select::Deliverable;
 use cloud_image_uploader_test_support::archive::{OciArchive, Row, layer, xz};
+use cloud_image_uploader_test_support::files::{Fault as FilesFault, Files};
 use cloud_image_uploader_test_support::http_server::HttpServer;
 use cloud_image_uploader_test_support::process::free_port;
 use cloud_image_uploader_test_support::registry::Registry;
@@ -171,6 +174,90 @@ async fn a_broken_stream_is_passing_and_the_next_round_pushes_the_rest() {
     }
 }
 
+/// How often each of these images was read.
+fn reads(files: &Files, deliverable: &Deliverable) -> Vec<usize> {
+    let path = |image: &Image| format!("/{}/{}", deliverable.compose, image.path);
+    let images = deliverable.images.iter();
+    images.map(|image| files.requests_for(&path(image)).len()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pushed_is_not_read_again_after_a_failure_elsewhere() {
+    for (what, fault, again) in [
+        ("a tag", Fault::new("PUT", "/manifests/43", 403), 0),
+        ("a manifest", Fault::new("PUT", "/manifests/sha256", 403), 1),
+        ("a layer", Fault::new("PATCH", "/blobs/uploads", 500), 1),
+    ] {
+        let registry = Registry::open().await.unwrap();
+        let (server, left) = front(&registry, vec![fault]).await;
+        let (section, provider) = provider(&[&Entry::at(&host(&server))]);
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::start(folder.path()).await.unwrap();
+        let rows = [("x86_64", "amd64"), ("aarch64", "arm64")];
+        let rows = rows.map(|(arch, ours)| Row::container("Container_Base", arch, docker(ours, "a").build()));
+        let deliverable = served(&section, &files, folder.path(), FIRST, rows.to_vec()).await;
+        let refused = publish(&provider, &deliverable, &task()).await.unwrap();
+        assert!(refused.places.is_empty(), "{what}: {refused:?}");
+        assert!(left.faults.lock().unwrap().is_empty(), "{what}");
+        let first = reads(&files, &deliverable);
+        assert!(first.iter().all(|count| *count > 0), "{what}: {first:?}");
+
+        let publication = publish(&provider, &deliverable, &task()).await.unwrap();
+        assert_eq!(publication.places.len(), 1, "{what}: {publication:?}");
+        let second = reads(&files, &deliverable);
+        let read = first.iter().zip(&second).filter(|(first, second)| first < second);
+        assert_eq!(read.count(), again, "{what}: {first:?}, then {second:?}");
+        // Read back from what the registry has.
+        let skopeo = Skopeo::new(&registry).unwrap();
+        let layout = folder.path().join("layout");
+        skopeo.copy_to_layout(&format!("{FULL}:43"), &layout).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_registry_has_lost_is_read_again() {
+    let registry = Registry::open().await.unwrap();
+    let (server, _) = front(&registry, vec![Fault::new("PUT", "/manifests/43", 403)]).await;
+    let (section, provider) = provider(&[&Entry::at(&host(&server))]);
+    let folder = tempfile::tempdir().unwrap();
+    let deliverable = deliverable(&section, folder.path(), FIRST, both("a")).await;
+    let refused = publish(&provider, &deliverable, &task()).await.unwrap();
+    assert!(refused.places.is_empty(), "{refused:?}");
+    let manifests = format!("docker/registry/v2/repositories/{FULL}/_manifests/revisions");
+    std::fs::remove_dir_all(registry.data().join(manifests)).unwrap();
+    let publication = publish(&provider, &deliverable, &task()).await.unwrap();
+    assert_eq!(publication.places.len(), 1, "{publication:?}");
+    let skopeo = Skopeo::new(&registry).unwrap();
+    let layout = folder.path().join("layout");
+    skopeo.copy_to_layout(&format!("{FULL}:43"), &layout).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: an image that cannot be read is tried for that long"]
+async fn an_image_that_cannot_be_read_now_does_not_cost_the_others_another_time() {
+    let registry = Registry::open().await.unwrap();
+    let (section, provider) = provider(&[&Entry::of(&registry)]);
+    let folder = tempfile::tempdir().unwrap();
+    let files = Files::start(folder.path()).await.unwrap();
+    let deliverable = served(&section, &files, folder.path(), FIRST, both("a")).await;
+    let busy = FilesFault::Status {
+        code: 503,
+        retry_after: None,
+    };
+    files.fault(&format!("/{FIRST}/{}", deliverable.images[0].path), busy, 1000);
+    let failure = provider.stage(&deliverable, &task()).await.unwrap_err();
+    assert!(failure.class().is_transient(), "{failure}");
+    let first = reads(&files, &deliverable);
+    files.mend();
+    let publication = publish(&provider, &deliverable, &task()).await.unwrap();
+    assert_eq!(publication.places.len(), 1, "{publication:?}");
+    let second = reads(&files, &deliverable);
+    assert!(
+        first[0] < second[0] && first[1] == second[1],
+        "{first:?}, then {second:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_ends_before_a_stream_fails_only_for_now() {
     let registry = Registry::open().await.unwrap();
@@ -248,8 +335,8 @@ async fn a_registry_that_is_not_there_fails_alone() {
     assert!(publication.failed[0].failure.class().is_transient());
 }
 
-/// A registry that lets an upload begin and then takes nothing.
-async fn deaf() -> String {
+/// A registry that lets an upload begin and then takes nothing, and has this answer to it, or none.
+async fn deaf(refusal: Option<&'static [u8]>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -262,7 +349,10 @@ async fn deaf() -> String {
                         continue;
                     }
                     let answer: &[u8] = match head[0] {
-                        b'P' if head.starts_with(b"PUT") => std::future::pending().await,
+                        b'P' if head.starts_with(b"PUT") => match refusal {
+                            Some(refusal) => refusal,
+                            None => std::future::pending().await,
+                        },
                         b'P' => b"HTTP/1.1 202 Accepted\r\nLocation: /upload?x=y\r\nContent-Length: 0\r\n\r\n",
                         _ => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
                     };
@@ -278,7 +368,7 @@ async fn deaf() -> String {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes half a minute: a dead connection is waited for that long"]
 async fn an_upload_that_does_not_move_ends() {
-    let entry = Entry::at(&deaf().await);
+    let entry = Entry::at(&deaf(None).await);
     let (section, provider) = provider(&[&entry]);
     let folder = tempfile::tempdir().unwrap();
     // More than the sockets' buffers take.
@@ -291,4 +381,19 @@ async fn an_upload_that_does_not_move_ends() {
     assert!(failure.class().is_transient(), "{failure}");
     assert!(failure.to_string().contains("no progress for 30 s"), "{failure}");
     assert!(started.elapsed().as_secs() < 45, "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes half a minute: the reasons of a refusal are waited for that long"]
+async fn a_refusal_whose_reasons_never_come_is_one_all_the_same() {
+    let refusal = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 200\r\n\r\n{\"errors\":";
+    let entry = Entry::at(&deaf(Some(refusal)).await);
+    let (section, provider) = provider(&[&entry]);
+    let folder = tempfile::tempdir().unwrap();
+    // A layer that is sent as it comes: one try.
+    let deliverable = deliverable(&section, folder.path(), FIRST, vec![x86("a")]).await;
+    let staged = tokio::time::timeout(LIMIT, provider.stage(&deliverable, &task())).await;
+    let failure = &staged.expect("the upload hangs").unwrap().failed[0].failure;
+    assert!(failure.class().is_transient(), "{failure}");
+    assert!(failure.to_string().contains("502"), "{failure}");
 }

@@ -1,8 +1,8 @@
 //! Which tags are moved, and what becomes of former architectures.
 
 use cloud_image_uploader::error::Class;
-use cloud_image_uploader::provider::{Origin, Provider};
-use cloud_image_uploader_test_support::archive::xz;
+use cloud_image_uploader::provider::{Origin, Provider, Task};
+use cloud_image_uploader_test_support::archive::{OciArchive, xz};
 use cloud_image_uploader_test_support::registry::Registry;
 use cloud_image_uploader_test_support::skopeo::Skopeo;
 use serde_json::Value;
@@ -40,7 +40,7 @@ async fn a_tag_goes_back_only_on_demand() {
     );
     assert_eq!(registry.writes().await.unwrap().len(), writes);
 
-    let back = cloud_image_uploader::provider::Task {
+    let back = Task {
         allow_older: true,
         ..task()
     };
@@ -99,19 +99,114 @@ async fn a_missing_architecture_is_kept_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_architecture_that_is_kept_is_the_one_that_is_there_at_last() {
+    // In work at once: the newer compose, which lacks an architecture, looked before the older one was released.
+    for (what, before) in [
+        ("an old one", Some("Fedora-43-20251001.0")),
+        ("a younger one", Some("Fedora-43-20251008.0")),
+        ("none", None),
+    ] {
+        let registry = Registry::open().await.unwrap();
+        let (section, provider) = provider(&[&Entry::of(&registry)]);
+        let folder = tempfile::tempdir().unwrap();
+        let skopeo = Skopeo::new(&registry).unwrap();
+        if let Some(id) = before {
+            let before = deliverable(&section, folder.path(), id, both("a")).await;
+            publish(&provider, &before, &task()).await.unwrap();
+        }
+        let older = deliverable(&section, folder.path(), "Fedora-43-20251015.0", both("b")).await;
+        let newer = deliverable(&section, folder.path(), "Fedora-43-20251016.0", vec![x86("c")]).await;
+        let staged = provider.stage(&newer, &task()).await.unwrap();
+        publish(&provider, &older, &task()).await.unwrap();
+        let older = skopeo.inspect(&format!("{FULL}:43")).await.unwrap();
+
+        let publication = provider.release(&newer, staged, &task()).await.unwrap();
+        let index = skopeo.inspect(&format!("{FULL}:43")).await.unwrap();
+        assert_eq!(architectures(&index), ["arm64", "amd64"], "{what}");
+        assert_eq!(index["manifests"][0], older["manifests"][0], "{what}");
+        assert_ne!(index["manifests"][1], older["manifests"][1], "{what}");
+        for tag in ["43", "latest"] {
+            let digest = skopeo.digest(&format!("{FULL}:{tag}")).await.unwrap();
+            assert_eq!(digest, publication.places[0].id, "{what}");
+        }
+        let writes = registry.writes().await.unwrap().len();
+        let again = publish(&provider, &newer, &task()).await.unwrap();
+        assert_eq!(again.places[0].id, publication.places[0].id, "{what}");
+        assert_eq!(registry.writes().await.unwrap().len(), writes, "{what}");
+    }
+}
+
+/// Puts images without a mark under a tag. Their configurations say 24 October 2025.
+async fn put_unmarked(archive: &OciArchive, registry: &Registry, tag: &str) {
+    let file = registry.folder().join("unmarked.oci");
+    archive.write(&file).unwrap();
+    let source = format!("oci-archive:{}", file.display());
+    let skopeo = Skopeo::new(registry).unwrap();
+    skopeo.copy_from(&source, &format!("{FULL}:{tag}")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_without_a_mark_does_not_go_back_either() {
+    let two = oci("amd64", "x")
+        .index_platform("amd64")
+        .also(oci("arm64", "x").index_platform("arm64"))
+        .nested();
+    for (what, unmarked) in [("an index", two), ("one image", oci("amd64", "x"))] {
+        let registry = Registry::open().await.unwrap();
+        let (section, provider) = provider(&[&Entry::of(&registry)]);
+        let folder = tempfile::tempdir().unwrap();
+        let skopeo = Skopeo::new(&registry).unwrap();
+        put_unmarked(&unmarked, &registry, "43").await;
+        let held = skopeo.digest(&format!("{FULL}:43")).await.unwrap();
+        let writes = registry.writes().await.unwrap().len();
+        let older = deliverable(&section, folder.path(), "Fedora-43-20251022.0", vec![x86("a")]).await;
+        let refused = publish(&provider, &older, &task()).await.unwrap();
+        assert!(refused.places.is_empty(), "{what}: {refused:?}");
+        assert_eq!(refused.superseded[0].by, "unmarked images of 2025-10-24", "{what}");
+        assert_eq!(registry.writes().await.unwrap().len(), writes, "{what}");
+
+        let back = Task {
+            allow_older: true,
+            ..task()
+        };
+        publish(&provider, &older, &back).await.unwrap();
+        assert_ne!(skopeo.digest(&format!("{FULL}:43")).await.unwrap(), held, "{what}");
+
+        // As a compose of the day before is built until the next day, this may be its own.
+        put_unmarked(&unmarked, &registry, "43").await;
+        let same = deliverable(&section, folder.path(), FIRST, vec![x86("b")]).await;
+        let taken = publish(&provider, &same, &task()).await.unwrap();
+        assert_eq!(taken.places.len(), 1, "{what}: {taken:?}");
+        let digest = skopeo.digest(&format!("{FULL}:43")).await.unwrap();
+        assert_eq!(digest, taken.places[0].id, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_tag_without_a_mark_that_comes_in_between_stays() {
+    let registry = Registry::open().await.unwrap();
+    let (section, provider) = provider(&[&Entry::of(&registry)]);
+    let folder = tempfile::tempdir().unwrap();
+    let older = deliverable(&section, folder.path(), "Fedora-43-20251022.0", vec![x86("a")]).await;
+    let staged = provider.stage(&older, &task()).await.unwrap();
+    put_unmarked(&oci("amd64", "x"), &registry, "latest").await;
+    let late = provider.release(&older, staged, &task()).await.unwrap();
+    assert!(late.places.is_empty(), "{late:?}");
+    assert_eq!(late.superseded[0].by, "unmarked images of 2025-10-24");
+    assert_eq!(Skopeo::new(&registry).unwrap().tags(FULL).await.unwrap(), ["latest"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_former_services_tags_are_taken_over() {
     let registry = Registry::open().await.unwrap();
     let (section, provider) = provider(&[&Entry::of(&registry)]);
     let folder = tempfile::tempdir().unwrap();
     let skopeo = Skopeo::new(&registry).unwrap();
-    // Unmarked, of two architectures; the configuration says 24 October 2025.
+    // Of two architectures.
     let former = oci("amd64", "x")
         .index_platform("amd64")
         .also(oci("arm64", "x").index_platform("arm64"));
-    let file = folder.path().join("former.oci");
-    former.nested().write(&file).unwrap();
-    let source = format!("oci-archive:{}", file.display());
-    skopeo.copy_from(&source, &format!("{FULL}:43")).await.unwrap();
+    put_unmarked(&former.nested(), &registry, "43").await;
     assert_eq!(
         architectures(&skopeo.inspect(&format!("{FULL}:43")).await.unwrap()).len(),
         2

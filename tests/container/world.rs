@@ -15,6 +15,7 @@ use cloud_image_uploader::select::{Deliverable, select};
 use cloud_image_uploader::source::Sources;
 use cloud_image_uploader::telemetry::progress::Board;
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, DockerArchive, OciArchive, Row, layer, xz};
+use cloud_image_uploader_test_support::files::Files;
 use cloud_image_uploader_test_support::program::Program;
 use cloud_image_uploader_test_support::registry::Registry;
 
@@ -134,17 +135,27 @@ fn release() -> Release {
 
 /// Writes a compose and selects its one deliverable.
 pub async fn deliverable(section: &config::Provider, folder: &Path, id: &str, rows: Vec<Row>) -> Deliverable {
-    let mut compose = ComposeBuilder::new(id, None).without_composeinfo();
-    for row in rows {
-        compose = compose.image(row);
-    }
-    let folder = folder.join(id);
-    compose.write(&folder).unwrap();
+    write(folder, id, rows);
+    selected(section, id, &Location::Folder(folder.join(id))).await
+}
+
+/// The same, with images that are read from this server of the folder.
+pub async fn served(section: &config::Provider, files: &Files, folder: &Path, id: &str, rows: Vec<Row>) -> Deliverable {
+    write(folder, id, rows);
+    let location = Location::remote(&files.url(&format!("/{id}"))).unwrap();
+    selected(section, id, &location).await
+}
+
+fn write(folder: &Path, id: &str, rows: Vec<Row>) {
+    let compose = ComposeBuilder::new(id, None).without_composeinfo();
+    let compose = rows.into_iter().fold(compose, ComposeBuilder::image);
+    compose.write(&folder.join(id)).unwrap();
+}
+
+async fn selected(section: &config::Provider, id: &str, location: &Location) -> Deliverable {
     let http = http::client().unwrap();
     let id = ComposeId::parse(id).unwrap();
-    let compose = Compose::fetch(&http, &Location::Folder(folder), &id, None)
-        .await
-        .unwrap();
+    let compose = Compose::fetch(&http, location, &id, None).await.unwrap();
     let mut selection = select(section, &compose, &release(), None);
     assert_eq!(selection.deliverables.len(), 1);
     selection.deliverables.remove(0)

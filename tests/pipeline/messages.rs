@@ -132,6 +132,10 @@ async fn bad_messages_are_rejected_for_good_and_named() {
         (finished("location", json!(17)), "\"location\" is missing"),
         (finished("location", json!("file:///etc")), "only http and https"),
         (
+            finished("location", json!("http://somebody:hunter2@127.0.0.1/compose")),
+            "without user name and password",
+        ),
+        (
             message(
                 "Fedora-Cloud-43-20260307.0",
                 None,
@@ -163,6 +167,7 @@ async fn bad_messages_are_rejected_for_good_and_named() {
         daemon.wait_for_log(text, LONG).await.unwrap();
     }
     assert!(daemon.stderr().contains("9a0e4f7e-0000-4000-8000-000000000001"));
+    assert!(!daemon.stderr().contains("hunter2"));
     world.until_settled(daemon).await;
 }
 

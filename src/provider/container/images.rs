@@ -12,10 +12,11 @@ use tracing::Instrument;
 
 use super::error::Error;
 use super::index;
-use super::registry::Repository;
+use super::memory::Memory;
+use super::registry::{Fetched, Repository};
 use crate::compose::Image;
 use crate::error::Failure;
-use crate::oci::{self, Config, Descriptor, Digest, Index, Manifest, Store, Stores};
+use crate::oci::{self, Config, Descriptor, Index, Manifest, Store, Stores};
 use crate::provider::{Failed, Task};
 use crate::select::Deliverable;
 use crate::source::Form;
@@ -32,40 +33,74 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn new(
+    /// Looks for the images in the index that is to be replaced, and among those that were pushed before.
+    pub(super) async fn new(
         location: String,
         repository: Repository,
         former: Option<Index>,
         deliverable: &Deliverable,
-    ) -> Self {
+        memory: &Memory,
+    ) -> Result<Self, Failed> {
         let mut entries = Vec::new();
         let mut lacks = Vec::new();
         for (number, image) in deliverable.images.iter().enumerate() {
-            match former.as_ref().and_then(|former| index::reusable(former, image)) {
+            let entry = former.as_ref().and_then(|former| index::reusable(former, image));
+            let entry = match entry {
+                Some(entry) => Some(entry.clone()),
+                None => match remembered(&repository, image, memory).await {
+                    Ok(entry) => entry,
+                    Err(error) => {
+                        let failure = error.into();
+                        return Err(Failed { location, failure });
+                    }
+                },
+            };
+            match entry {
                 Some(entry) => entries.push(Descriptor {
                     annotations: index::annotations(deliverable, image),
-                    ..entry.clone()
+                    ..entry
                 }),
                 None => lacks.push(number),
             }
         }
-        Self {
+        Ok(Self {
             location,
             repository,
             former,
             entries,
             lacks,
+        })
+    }
+
+    /// A location that has all images, and whose index is to be made anew, from these entries for them.
+    pub(super) fn complete(location: String, repository: Repository, former: Index, entries: Vec<Descriptor>) -> Self {
+        Self {
+            location,
+            repository,
+            former: Some(former),
+            entries,
+            lacks: Vec::new(),
         }
     }
+}
+
+/// The entry for an image that this process has pushed, if it is still there.
+async fn remembered(repository: &Repository, image: &Image, memory: &Memory) -> Result<Option<Descriptor>, Error> {
+    let Some(entry) = memory.recall(repository, image) else {
+        return Ok(None);
+    };
+    Ok(repository.has_manifest(&entry.digest).await?.then_some(entry))
 }
 
 /// Pushes all images to where they are lacking. Locations that fail go from `pending` to `failed`.
 ///
 /// Fails with the first image that cannot be published, or else, after the others are done, with one that cannot be now.
+/// What the others have become is remembered.
 pub(super) async fn push_images(
     pending: &mut Vec<Pending>,
     deliverable: &Deliverable,
     task: &Task,
+    memory: &Memory,
     failed: &mut Vec<Failed>,
 ) -> Result<(), Failure> {
     let mut pushes = FuturesUnordered::new();
@@ -76,7 +111,7 @@ pub(super) async fn push_images(
             .collect();
         if !lacking.is_empty() {
             let span = tracing::info_span!("image", path = image.path);
-            let push = async move { (image, push_image(image, lacking, task).await) };
+            let push = async move { (image, push_image(image, lacking, task, memory).await) };
             pushes.push(push.instrument(span).boxed());
         }
     }
@@ -125,7 +160,12 @@ struct Pushed {
 }
 
 /// Reads one archive, and pushes its blobs and then its manifest to all registries that lack it.
-async fn push_image(image: &Image, lacking: Vec<(String, Repository)>, task: &Task) -> Result<Pushed, Failure> {
+async fn push_image(
+    image: &Image,
+    lacking: Vec<(String, Repository)>,
+    task: &Task,
+    memory: &Memory,
+) -> Result<Pushed, Failure> {
     let chunks = task.source(image).open(Form::Decompressed).await?;
     let stores = lacking
         .iter()
@@ -138,7 +178,14 @@ async fn push_image(image: &Image, lacking: Vec<(String, Repository)>, task: &Ta
         let mut puts = Vec::new();
         for (location, repository) in lacking {
             if !failures.iter().any(|(failed, _)| *failed == location) {
-                puts.push(async move { (location, put_image(&repository, read).await) }.boxed());
+                let put = async move {
+                    let put = put_image(&repository, read).await;
+                    if put.is_ok() {
+                        memory.remember(&repository, image, read);
+                    }
+                    (location, put)
+                };
+                puts.push(put.boxed());
             }
         }
         for (location, put) in join_all(puts).await {
@@ -169,7 +216,7 @@ pub(super) async fn push_index(
     pending: &Pending,
     deliverable: &Deliverable,
     keep_missing: Duration,
-) -> Result<Digest, Failure> {
+) -> Result<Fetched, Failure> {
     let repository = &pending.repository;
     let mut entries = pending.entries.clone();
     if let Some(former) = &pending.former {
@@ -182,60 +229,54 @@ pub(super) async fn push_index(
     let (digest, bytes) = index::build(deliverable, entries)?;
     if !repository.has_manifest(&digest).await? {
         repository.put_manifest(digest.as_str(), oci::INDEX, &bytes).await?;
+        tracing::info!(location = pending.location, digest = %digest, "pushed index {digest} to {}", repository.shown());
     }
-    tracing::info!(location = pending.location, digest = %digest, "pushed index {digest} to {}", repository.shown());
-    Ok(digest)
+    Ok(Fetched {
+        digest,
+        media_type: oci::INDEX.to_owned(),
+        bytes,
+    })
 }
 
-/// Whether an entry for an architecture that this compose lacks is young enough to stay.
+/// Whether an entry for an architecture that this compose lacks is young enough to stay. One of unknown age is not.
 async fn keeps(
     repository: &Repository,
     entry: &Descriptor,
     deliverable: &Deliverable,
     keep_missing: Duration,
 ) -> Result<bool, Failure> {
-    let arch = entry
-        .platform
-        .as_ref()
-        .map(|platform| oci::fedora_architecture(&platform.architecture));
-    let arch = arch.unwrap_or_default();
     let date = match index::date_of(entry) {
         Some(date) => Some(date),
         None => created(repository, entry).await?,
     };
-    let Some(date) = date else {
-        tracing::warn!(
-            arch,
-            "dropped {arch} from {}: this compose lacks it, and nobody knows its age",
-            repository.shown()
-        );
-        return Ok(false);
-    };
-    let days = (deliverable.compose.date - date).get_days();
-    let age = Duration::from_secs(u64::try_from(days).unwrap_or(0) * 24 * 60 * 60);
-    let keeps = age <= keep_missing;
-    if keeps {
-        tracing::info!(
-            arch,
-            "kept {arch} of {date} in {}: this compose lacks it",
-            repository.shown()
-        );
-    } else {
-        tracing::warn!(
-            arch,
-            "dropped {arch} of {date} from {}: no compose has had it since",
-            repository.shown()
-        );
+    Ok(date.is_some_and(|date| {
+        let days = (deliverable.compose.date - date).get_days();
+        let age = Duration::from_secs(u64::try_from(days).unwrap_or(0) * 24 * 60 * 60);
+        age <= keep_missing
+    }))
+}
+
+/// The day the newest of a tag's images was made.
+pub(super) async fn newest(repository: &Repository, held: &Fetched, index: &Index) -> Result<Option<Date>, Failure> {
+    // What is no index is one image itself.
+    let mut newest = created_of(repository, &held.bytes).await?;
+    for entry in index.manifests.iter().filter(|entry| entry.is_image()) {
+        newest = newest.max(created(repository, entry).await?);
     }
-    Ok(keeps)
+    Ok(newest)
 }
 
 /// The day an unmarked entry's image was made.
 async fn created(repository: &Repository, entry: &Descriptor) -> Result<Option<Date>, Failure> {
-    let Some(held) = repository.manifest(entry.digest.as_str()).await? else {
-        return Ok(None);
-    };
-    let Ok(manifest) = serde_json::from_slice::<Manifest>(&held.bytes) else {
+    match repository.manifest(entry.digest.as_str()).await? {
+        Some(held) => created_of(repository, &held.bytes).await,
+        None => Ok(None),
+    }
+}
+
+/// The day in the configuration that a manifest names.
+async fn created_of(repository: &Repository, manifest: &[u8]) -> Result<Option<Date>, Failure> {
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(manifest) else {
         return Ok(None);
     };
     let config = repository.small_blob(&manifest.config.digest).await?;

@@ -25,15 +25,31 @@ pub(super) enum Held {
     Complete,
     /// Something that may be replaced: an older compose, the former service's work, a part of ours.
     Replaceable,
-    /// A newer compose.
+    /// A newer compose, or images that nobody marked and that are of one.
     Newer(String),
 }
 
-/// What a tag's index is to a deliverable.
-pub(super) fn judge(tag: &str, index: &Index, deliverable: &Deliverable, allow_older: bool) -> Result<Held, Error> {
+/// Whether it says which compose it is.
+pub(super) fn is_marked(index: &Index) -> bool {
+    Mark::decode(ANNOTATIONS, &index.annotations).is_some()
+}
+
+/// What a tag's index is to a deliverable. `created` is the day its newest image was made, where it has no mark.
+pub(super) fn judge(
+    tag: &str,
+    index: &Index,
+    created: Option<Date>,
+    deliverable: &Deliverable,
+    allow_older: bool,
+) -> Result<Held, Error> {
     // The former service left no mark. Its tags are taken over.
     let Some(mark) = Mark::decode(ANNOTATIONS, &index.annotations) else {
-        return Ok(Held::Replaceable);
+        return Ok(match created {
+            Some(created) if is_after(created, deliverable) && !allow_older => {
+                Held::Newer(format!("unmarked images of {created}"))
+            }
+            Some(_) | None => Held::Replaceable,
+        });
     };
     if mark.owner != OWNER {
         return Err(Error::Owner {
@@ -72,6 +88,12 @@ pub(super) fn judge(tag: &str, index: &Index, deliverable: &Deliverable, allow_o
     }
 }
 
+/// Whether an image of this day is of a later compose. A compose has the date on which it was begun, and its images are
+/// built in the hours after that, which may be on the next day: so only a day more says something.
+fn is_after(created: Date, deliverable: &Deliverable) -> bool {
+    (created - deliverable.compose.date).get_days() > 1
+}
+
 fn is_for(entry: &Descriptor, image: &Image) -> bool {
     let wanted = architecture(&image.arch);
     entry
@@ -98,7 +120,12 @@ pub(super) fn missing<'a>(index: &'a Index, deliverable: &'a Deliverable) -> imp
         .manifests
         .iter()
         .filter(|entry| entry.is_image() && entry.platform.is_some());
-    entries.filter(|entry| !deliverable.images.iter().any(|image| is_for(entry, image)))
+    entries.filter(|entry| !is_own(entry, deliverable))
+}
+
+/// Whether an entry is for an architecture that the deliverable has.
+pub(super) fn is_own(entry: &Descriptor, deliverable: &Deliverable) -> bool {
+    deliverable.images.iter().any(|image| is_for(entry, image))
 }
 
 /// The day of the compose an entry came from, if it is marked.
@@ -283,20 +310,20 @@ mod tests {
             vec![image("x86_64", "a"), image("aarch64", "b")],
         );
         let complete = index_of(&ours);
-        assert_eq!(judge("43", &complete, &ours, false).unwrap(), Held::Complete);
+        assert_eq!(judge("43", &complete, None, &ours, false).unwrap(), Held::Complete);
 
         let half = index_of(&deliverable(
             "Fedora-Container-43-20251024.0",
             vec![image("x86_64", "a")],
         ));
-        assert_eq!(judge("43", &half, &ours, false).unwrap(), Held::Replaceable);
+        assert_eq!(judge("43", &half, None, &ours, false).unwrap(), Held::Replaceable);
         assert!(reusable(&half, &ours.images[0]).is_some() && reusable(&half, &ours.images[1]).is_none());
 
         let other = index_of(&deliverable(
             "Fedora-Container-43-20251024.0",
             vec![image("x86_64", "c"), image("aarch64", "b")],
         ));
-        let text = judge("43", &other, &ours, false).unwrap_err().to_string();
+        let text = judge("43", &other, None, &ours, false).unwrap_err().to_string();
         assert!(text.contains("SHA-256 c") && text.contains("has a"), "{text}");
 
         // Across families, by date and then respin.
@@ -306,8 +333,12 @@ mod tests {
             ("Fedora-Container-43-20251023.9", Held::Replaceable),
         ] {
             let held = index_of(&deliverable(id, ours.images.clone()));
-            assert_eq!(judge("43", &held, &ours, false).unwrap(), expected, "{id}");
-            assert_eq!(judge("43", &held, &ours, true).unwrap(), Held::Replaceable, "{id}");
+            assert_eq!(judge("43", &held, None, &ours, false).unwrap(), expected, "{id}");
+            assert_eq!(
+                judge("43", &held, None, &ours, true).unwrap(),
+                Held::Replaceable,
+                "{id}"
+            );
         }
     }
 
@@ -319,13 +350,36 @@ mod tests {
             vec![image("x86_64", "b")],
         ));
         former.annotations.insert(DELETE.to_owned(), "never".to_owned());
-        assert!(matches!(judge("43", &former, &ours, true), Err(Error::Kept { .. })));
+        assert!(matches!(
+            judge("43", &former, None, &ours, true),
+            Err(Error::Kept { .. })
+        ));
         former
             .annotations
             .insert(format!("{ANNOTATIONS}owner"), "somebody".to_owned());
-        assert!(matches!(judge("43", &former, &ours, true), Err(Error::Owner { .. })));
+        assert!(matches!(
+            judge("43", &former, None, &ours, true),
+            Err(Error::Owner { .. })
+        ));
         former.annotations.clear();
-        assert_eq!(judge("43", &former, &ours, false).unwrap(), Held::Replaceable);
+        assert_eq!(judge("43", &former, None, &ours, false).unwrap(), Held::Replaceable);
+    }
+
+    #[test]
+    fn what_has_no_mark_is_judged_by_its_age() {
+        let ours = deliverable("Fedora-Container-43-20251031.1", vec![image("x86_64", "a")]);
+        let held = |created: Option<&str>, allow_older| {
+            let created = created.map(|date| date.parse().unwrap());
+            judge("43", &Index::default(), created, &ours, allow_older).unwrap()
+        };
+        for replaceable in [None, Some("1970-01-01"), Some("2025-10-31"), Some("2025-11-01")] {
+            assert_eq!(held(replaceable, false), Held::Replaceable, "{replaceable:?}");
+        }
+        for newer in ["2025-11-02", "2026-10-31"] {
+            let expected = Held::Newer(format!("unmarked images of {newer}"));
+            assert_eq!(held(Some(newer), false), expected);
+            assert_eq!(held(Some(newer), true), Held::Replaceable, "{newer}");
+        }
     }
 
     #[test]
