@@ -19,6 +19,7 @@ mod error;
 mod gallery;
 mod identity;
 mod pages;
+mod slot;
 mod stage;
 mod upload;
 mod version;
@@ -36,7 +37,8 @@ use self::client::ResourceManager;
 use self::error::Error;
 use self::gallery::Gallery;
 use self::identity::Identity;
-use self::version::{Slot, Version};
+use self::slot::Slot;
+use self::version::Version;
 use super::{Failed, Finding, Origin, Place, Provider, Publication, Retired, Staged, Task};
 use crate::config::Environment;
 use crate::config::azure::{Azure, canonical};
@@ -136,7 +138,7 @@ impl Provider for AzureProvider {
         if staged.places.is_empty() {
             return Ok(publication);
         }
-        let version = slot.settled().await?;
+        let version = slot.look().await?;
         let complete = version.as_ref().map(Version::complete).unwrap_or_default();
         let id = match self.gallery.community_name().await? {
             Some(gallery) => format!(

@@ -11,4 +11,6 @@ mod hostile;
 mod kills;
 mod permissions;
 mod publish;
+mod regions;
+mod stuck;
 mod world;

@@ -11,7 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::error::Error;
 use super::gallery::Gallery;
-use super::version::{Slot, Version};
+use super::slot::Slot;
+use super::version::Version;
 use crate::error::Failure;
 use crate::metrics;
 use crate::provider::{Fate, Retired, Verdict};

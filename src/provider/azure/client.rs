@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::Value;
+use tokio::time::Instant;
 use url::Url;
 
 use super::error::Error;
@@ -24,6 +25,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Replication takes from minutes to hours. What is seen a quarter of a minute late costs nothing, and a subscription has
 /// a limited number of reads.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// How long a gallery or a definition may take. It takes seconds, and other images wait for it.
+pub(super) const MAKING: Duration = Duration::from_secs(10 * 60);
+/// How long anything about a version may take. Thirty regions take up to two and a half hours; what takes longer than this
+/// has got stuck, and is looked for again in the next round.
+pub(super) const REPLICATION: Duration = Duration::from_secs(4 * 60 * 60);
 
 /// Resource Manager.
 #[derive(Debug)]
@@ -50,18 +56,36 @@ struct Answer {
     body: Value,
 }
 
-/// Ever longer pauses between looks at something.
-pub(super) struct Pace(Duration);
+/// Ever longer pauses between looks at something, for as long as it may take.
+#[derive(Clone, Copy)]
+pub(super) struct Pace {
+    next: Duration,
+    limit: Duration,
+    end: Instant,
+}
 
 impl Pace {
-    pub(super) fn new() -> Self {
-        Self(FIRST_PAUSE)
+    pub(super) fn within(limit: Duration) -> Self {
+        Self {
+            next: FIRST_PAUSE,
+            limit,
+            end: Instant::now() + limit,
+        }
     }
 
-    /// Pauses, at least as long as the server wishes.
-    pub(super) async fn pause(&mut self, wish: Option<Duration>) {
-        tokio::time::sleep(wish.map_or(self.0, |wish| wish.max(self.0))).await;
-        self.0 = self.0.mul_f32(1.5).min(LONGEST_PAUSE);
+    /// Pauses, at least as long as the server wishes, or fails when it has been long enough.
+    pub(super) async fn pause(&mut self, what: &str, wish: Option<Duration>) -> Result<(), Error> {
+        let now = Instant::now();
+        if now >= self.end {
+            return Err(Error::Unfinished {
+                what: what.to_owned(),
+                limit: self.limit,
+            });
+        }
+        let pause = wish.map_or(self.next, |wish| wish.max(self.next));
+        tokio::time::sleep_until((now + pause).min(self.end)).await;
+        self.next = self.next.mul_f32(1.5).min(LONGEST_PAUSE);
+        Ok(())
     }
 }
 
@@ -107,14 +131,14 @@ impl ResourceManager {
         self.operation(what, &answer.headers)
     }
 
-    /// Puts a document until it is there. An answer that was lost, and somebody who was faster, are settled by looking
-    /// whether a document that `will_do` is there; no operation is known then.
+    /// Puts a document until it is there. An answer that was lost, and somebody who was faster, are settled by looking:
+    /// `will_do` says whether that is it, and no operation is known then, or fails if `body` must not be put over it.
     pub(super) async fn make(
         &self,
         what: &str,
         path: &str,
         body: &Value,
-        will_do: impl Fn(&Value) -> bool,
+        will_do: impl Fn(Option<Value>) -> Result<bool, Error>,
     ) -> Result<Option<Operation>, Error> {
         let mut waits = Policy::CALL.start("azure put");
         loop {
@@ -127,9 +151,7 @@ impl ResourceManager {
             };
             tracing::debug!(%error, wait_ms = wait.as_millis(), "looking whether it happened all the same");
             tokio::time::sleep(wait).await;
-            if let Some(found) = self.get(what, path, &[]).await?
-                && will_do(&found)
-            {
+            if will_do(self.get(what, path, &[]).await?)? {
                 return Ok(None);
             }
         }
@@ -140,14 +162,17 @@ impl ResourceManager {
         let url = self.url(path, &[]);
         let delete = || self.call_if_there(what, Method::DELETE, &url);
         match Policy::CALL.run("azure delete", Error::class, delete).await? {
-            Some(answer) => self.finish(self.operation(what, &answer.headers)?).await,
+            Some(answer) => {
+                let operation = self.operation(what, &answer.headers)?;
+                self.finish(operation, Pace::within(REPLICATION)).await
+            }
             None => Ok(()),
         }
     }
 
-    /// Waits for the end of an operation, however long it takes. One that Azure has forgotten has ended; what it left must
-    /// be looked at in any case.
-    pub(super) async fn finish(&self, operation: Operation) -> Result<(), Error> {
+    /// Waits for the end of an operation. One that Azure has forgotten has ended; what it left must be looked at in any
+    /// case.
+    pub(super) async fn finish(&self, operation: Operation, mut pace: Pace) -> Result<(), Error> {
         let Operation {
             what,
             status,
@@ -159,9 +184,8 @@ impl ResourceManager {
             (None, Some(url)) => (url, false),
             (None, None) => return Ok(()),
         };
-        let mut pace = Pace::new();
         loop {
-            pace.pause(after).await;
+            pace.pause(&what, after).await?;
             let look = || async {
                 match self.call_if_there(&what, Method::GET, &url).await {
                     // A refusal is how the second form tells of a failure.

@@ -58,6 +58,20 @@ pub(super) enum Error {
         /// How long it was waited.
         seconds: u64,
     },
+    /// It was begun, and is not done yet.
+    #[error("{what}: not done after {}", humantime::format_duration(*limit))]
+    Unfinished {
+        /// What was asked for.
+        what: String,
+        /// How long it was waited.
+        limit: Duration,
+    },
+    /// Somebody else was there in the middle of it.
+    #[error("{what}: somebody has changed it meanwhile")]
+    Changed {
+        /// What was asked for.
+        what: String,
+    },
     /// Azure does not want to.
     #[error("{what}: Azure answered {status} {code}{said}")]
     Status {
@@ -266,6 +280,8 @@ impl Classified for Error {
             Self::Operation { code, .. } if is_lasting(code) => Class::Deliverable,
             Self::Storage { .. }
             | Self::Silent { .. }
+            | Self::Unfinished { .. }
+            | Self::Changed { .. }
             | Self::Operation { .. }
             | Self::Odd { .. }
             | Self::Region { .. }

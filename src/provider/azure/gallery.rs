@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::client::{Pace, ResourceManager};
+use super::client::{MAKING, Pace, ResourceManager};
 use super::error::Error;
 use crate::config::azure::Azure;
 use crate::provider::OWNER;
@@ -118,10 +118,11 @@ impl Gallery {
 
     /// Puts a document and waits until it can be used.
     async fn make(&self, what: &str, path: &str, body: &Value) -> Result<Value, Error> {
-        if let Some(operation) = self.arm.make(what, path, body, |_| true).await? {
-            self.arm.finish(operation).await?;
+        let operation = self.arm.make(what, path, body, |found| Ok(found.is_some())).await?;
+        let mut pace = Pace::within(MAKING);
+        if let Some(operation) = operation {
+            self.arm.finish(operation, pace).await?;
         }
-        let mut pace = Pace::new();
         loop {
             let found = self.arm.get(what, path, &[]).await?.unwrap_or_default();
             match found["properties"]["provisioningState"].as_str() {
@@ -129,9 +130,9 @@ impl Gallery {
                     tracing::info!("done: {what}");
                     return Ok(found);
                 }
-                Some("Failed") => return Err(Error::odd(what, "something that failed")),
+                Some("Failed" | "Canceled") => return Err(Error::odd(what, "something that failed")),
                 // Where it was made is not where it is looked for.
-                _ => pace.pause(None).await,
+                _ => pace.pause(what, None).await?,
             }
         }
     }

@@ -6,15 +6,20 @@ use serde_json::json;
 
 use super::blob::Blob;
 use super::error::Error;
-use super::version::{Changed, Slot, Version};
+use super::slot::{Changed, Slot};
+use super::version::Version;
 use super::{AzureProvider, upload, warn};
 use crate::config::azure::{TargetRegion, canonical};
-use crate::error::Failure;
+use crate::error::{Class, Classified, Failure};
 use crate::provider::{Failed, Mark, Origin, Place, Staged, Task};
 use crate::select::Deliverable;
 
 /// Why regions lack a version, by canonical name.
 type Reasons = BTreeMap<String, Failure>;
+
+/// What there is to say of a region where Azure has not failed.
+const STUCK: &str = "Azure has been at work on the version for hours, and has not ended";
+const UNSAID: &str = "Azure does not say that it is there";
 
 impl AzureProvider {
     /// Looks first, does what is missing, and tells which regions have the version.
@@ -48,12 +53,9 @@ impl AzureProvider {
                     },
                 });
             } else if task.concerns(location) {
-                let unknown = || Error::Region {
-                    name: slot.name(),
-                    region: location.clone(),
-                    said: "Azure does not say that it is there".to_owned(),
-                };
-                let failure = reasons.get(&region).cloned().unwrap_or_else(|| unknown().into());
+                let said = if version.is_busy() { STUCK } else { UNSAID };
+                let unknown = || lacks(slot, location, said);
+                let failure = reasons.get(&region).cloned().unwrap_or_else(unknown);
                 staged.failed.push(Failed {
                     location: location.clone(),
                     failure,
@@ -110,13 +112,27 @@ impl AzureProvider {
                 self.group, self.section.storage_account_name
             ),
         });
-        let Changed { version, error } = slot
-            .create(&self.section.location, mark, &source, &self.with_home(wanted))
-            .await?;
+        let make = |regions| slot.create(&self.section.location, mark, &source, regions);
+        let mut reasons = Reasons::new();
+        let (all, home) = (self.with_home(wanted), self.with_home(&[]));
+        let Changed { version, error } = match make(&all).await {
+            // One region that is refused must not keep the image from the others. They are added in the next round.
+            Err(error) if error.class() == Class::Deliverable && !home.is_empty() && all.len() > home.len() => {
+                let made = make(&home).await?;
+                tracing::warn!("made {} in {} alone: {error}", slot.name(), self.section.location);
+                for region in &all {
+                    let left_out = lacks(slot, &region.name, "it is not added yet to what was made without it");
+                    reasons.insert(canonical(&region.name), left_out);
+                }
+                made
+            }
+            made => made?,
+        };
         match version {
-            Some(version) if !version.is_hopeless() => {
+            Some(mut version) if !version.is_hopeless() => {
                 version.fits(mark)?;
-                Ok(self.drop_failed(slot, version).await)
+                warn(self.drop_failed(slot, &mut version, &[], &mut reasons).await);
+                Ok((version, reasons))
             }
             version => {
                 let what = format!("create {}", slot.name());
@@ -129,67 +145,107 @@ impl AzureProvider {
         }
     }
 
-    /// Adds the regions that lack the version. What fails is a matter of those regions only.
-    async fn repair(&self, slot: Slot<'_>, version: Version, wanted: &[&TargetRegion]) -> (Version, Reasons) {
-        let lacks = |version: &Version| {
-            let complete = version.complete();
-            wanted.iter().any(|region| !complete.contains(&canonical(&region.name)))
-        };
-        if !lacks(&version) {
-            return (version, Reasons::new());
+    /// Completes the regions that lack the version. What fails is a matter of those regions only.
+    async fn repair(&self, slot: Slot<'_>, mut version: Version, wanted: &[&TargetRegion]) -> (Version, Reasons) {
+        let mut reasons = Reasons::new();
+        if let Err(error) = self.complete(slot, &mut version, wanted, &mut reasons).await {
+            // What there is to be changed may be another thing now: the next round looks first.
+            let failure = Failure::from(error);
+            let regions = wanted.iter().map(|region| canonical(&region.name));
+            reasons.extend(regions.map(|region| (region, failure.clone())));
         }
-        let (version, mut reasons) = self.drop_failed(slot, version).await;
-        let targets = version.target_names();
-        let missing: Vec<&TargetRegion> = wanted
-            .iter()
-            .copied()
-            .filter(|region| !targets.contains(&canonical(&region.name)))
-            .collect();
-        if missing.is_empty() {
-            return (version, reasons);
-        }
-        let (version, failure) = match slot.add(&version, &missing).await {
-            Ok(Changed { version: left, error }) => (left.unwrap_or(version), error),
-            Err(error) => (version, Some(error)),
-        };
-        if let Some(failure) = failure.map(Failure::from) {
-            reasons.extend(missing.iter().map(|region| (canonical(&region.name), failure.clone())));
-        }
-        let (version, failed) = self.drop_failed(slot, version).await;
-        reasons.extend(failed);
         (version, reasons)
     }
 
-    /// Takes the version out of the regions where it failed, so that it succeeds in the others; they can be added again
-    /// then. The region of the gallery itself cannot be left out.
-    async fn drop_failed(&self, slot: Slot<'_>, version: Version) -> (Version, Reasons) {
-        let failed = version.failed();
-        let home = canonical(&self.section.location);
-        let regions: BTreeSet<String> = failed.keys().filter(|region| **region != home).cloned().collect();
-        let region_failed = |(region, said): (String, String)| {
-            let error = Error::Region {
-                name: slot.name(),
-                region: region.clone(),
-                said,
-            };
-            (region, error.into())
+    async fn complete(
+        &self,
+        slot: Slot<'_>,
+        version: &mut Version,
+        wanted: &[&TargetRegion],
+        reasons: &mut Reasons,
+    ) -> Result<(), Error> {
+        let is_complete = |version: &Version| {
+            let complete = version.complete();
+            wanted.iter().all(|region| complete.contains(&canonical(&region.name)))
         };
-        let reasons: Reasons = failed.into_iter().map(region_failed).collect();
+        if is_complete(version) {
+            return Ok(());
+        }
+        // Of what was added a moment ago Azure may say something soon.
+        self.drop_failed(slot, version, wanted, reasons).await?;
+        let targets = version.target_names();
+        let is_missing = |region: &&TargetRegion| !targets.contains(&canonical(&region.name));
+        let missing: Vec<&TargetRegion> = wanted.iter().copied().filter(is_missing).collect();
+        let mut groups = vec![&missing[..]];
+        while let Some(group) = groups.pop() {
+            // Nothing to be added may still be something to be tried again: the region of the gallery.
+            if version.is_busy() || is_complete(version) {
+                break;
+            }
+            let added = match slot.add(version, group).await {
+                Ok(Changed { version: left, error }) => {
+                    if let Some(left) = left {
+                        *version = left;
+                    }
+                    error
+                }
+                // One region that is refused must not keep the version from the others. Halves find it in fewer steps
+                // than single regions, and a step may take an hour.
+                Err(error) if error.class() == Class::Deliverable && group.len() > 1 => {
+                    let (one, other) = group.split_at(group.len() / 2);
+                    groups.extend([other, one]);
+                    continue;
+                }
+                Err(error) if error.class() == Class::Deliverable && group.len() == 1 => Some(error),
+                Err(error) => return Err(error),
+            };
+            if let Some(failure) = added.map(Failure::from) {
+                reasons.extend(group.iter().map(|region| (canonical(&region.name), failure.clone())));
+            }
+            self.drop_failed(slot, version, &[], reasons).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the version out of the regions where it failed, so that it succeeds in the others; they can be added again
+    /// then. So can those of `silent` of which Azure says nothing. The region of the gallery itself cannot be left out.
+    async fn drop_failed(
+        &self,
+        slot: Slot<'_>,
+        version: &mut Version,
+        silent: &[&TargetRegion],
+        reasons: &mut Reasons,
+    ) -> Result<(), Error> {
+        if version.is_busy() {
+            return Ok(());
+        }
+        let home = canonical(&self.section.location);
+        let is_silent = |name: &str| silent.iter().any(|region| canonical(&region.name) == name);
+        let mut regions = BTreeSet::new();
+        for (region, said) in version.lacking() {
+            if said.is_none() && !is_silent(&region) {
+                continue;
+            }
+            reasons.insert(region.clone(), lacks(slot, &region, said.as_deref().unwrap_or(UNSAID)));
+            if region != home {
+                regions.insert(region);
+            }
+        }
         if regions.is_empty() {
-            return (version, reasons);
+            return Ok(());
         }
         let names: Vec<_> = regions.iter().map(String::as_str).collect();
-        tracing::warn!("{} failed in {}; taking it out of there", slot.name(), names.join(", "));
-        match slot.drop_regions(&version, &regions).await {
-            Ok(Changed { version: left, error }) => {
-                warn(error.map_or(Ok(()), Err));
-                (left.unwrap_or(version), reasons)
-            }
-            Err(error) => {
-                warn(Err(error));
-                (version, reasons)
-            }
+        tracing::warn!(
+            "{} is not complete in {}; taking it out of there",
+            slot.name(),
+            names.join(", ")
+        );
+        let Changed { version: left, error } = slot.drop_regions(version, &regions).await?;
+        warn(error.map_or(Ok(()), Err));
+        if let Some(left) = left {
+            *version = left;
         }
+        Ok(())
     }
 
     /// An import goes through the region of the gallery, so that one is never left out.
@@ -218,4 +274,14 @@ impl AzureProvider {
         };
         warn(removed.await);
     }
+}
+
+/// Why a region lacks the version, for now.
+fn lacks(slot: Slot<'_>, region: &str, said: &str) -> Failure {
+    let error = Error::Region {
+        name: slot.name(),
+        region: region.to_owned(),
+        said: said.to_owned(),
+    };
+    error.into()
 }

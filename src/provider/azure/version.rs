@@ -1,151 +1,23 @@
-//! A version of an image definition: made from a blob, replicated to regions, followed to its end.
+//! A version of an image definition as Azure shows it: whose it is, how it is going, and where it is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::client::Pace;
 use super::error::Error;
-use super::gallery::Gallery;
-use crate::config::azure::{TargetRegion, canonical};
+use crate::config::azure::canonical;
 use crate::error::quote;
 use crate::provider::{Mark, OWNER};
 
-/// How often the log says how far replication is.
-const PROGRESS: Duration = Duration::from_secs(300);
 /// The value of the tag `delete` of what nobody may touch.
 const NEVER: &str = "never";
-
-/// Where a version is, or will be.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Slot<'a> {
-    pub(super) gallery: &'a Gallery,
-    pub(super) definition: &'a str,
-    pub(super) version: &'a str,
-}
 
 /// A version as Azure shows it.
 #[derive(Debug, Clone)]
 pub(super) struct Version {
     pub(super) name: String,
     document: Value,
-}
-
-/// What a change left, and what the operation said if it failed.
-pub(super) struct Changed {
-    pub(super) version: Option<Version>,
-    pub(super) error: Option<Error>,
-}
-
-impl Slot<'_> {
-    /// `Fedora-Cloud-43-x64/43.20250901.2`.
-    pub(super) fn name(&self) -> String {
-        format!("{}/{}", self.definition, self.version)
-    }
-
-    /// Below Resource Manager.
-    pub(super) fn path(&self) -> String {
-        self.gallery.version_path(self.definition, self.version)
-    }
-
-    /// The version, if it is there, once nothing happens to it any more. Whatever began it, this process or another that
-    /// is gone: the version itself tells how it is going.
-    pub(super) async fn settled(&self) -> Result<Option<Version>, Error> {
-        let what = format!("look at {}", self.name());
-        let path = self.path();
-        let mut pace = Pace::new();
-        let mut told = Instant::now();
-        loop {
-            let arm = self.gallery.arm();
-            let found = arm.get(&what, &path, &[("$expand", "ReplicationStatus")]).await?;
-            let Some(document) = found else { return Ok(None) };
-            let version = Version::new(self.name(), document);
-            if !version.is_busy() {
-                return Ok(Some(version));
-            }
-            if told.elapsed() > PROGRESS {
-                told = Instant::now();
-                let (complete, all) = (version.complete().len(), version.targets().len());
-                tracing::info!("{} is in {complete} of {all} regions", self.name());
-            }
-            pace.pause(None).await;
-        }
-    }
-
-    /// Makes the version from a blob of our storage account.
-    pub(super) async fn create(
-        &self,
-        location: &str,
-        mark: &Mark,
-        source: &Value,
-        regions: &[&TargetRegion],
-    ) -> Result<Changed, Error> {
-        let targets: Vec<Value> = regions.iter().map(|region| target(region)).collect();
-        let mut body = json!({
-            "location": location,
-            "tags": mark.encode(""),
-            "properties": {
-                "publishingProfile": {
-                    "targetRegions": targets,
-                    // Somebody tests it before users get it without asking for it.
-                    "excludeFromLatest": true,
-                    "replicationMode": "Full",
-                },
-                "storageProfile": {"osDiskImage": {"source": source}},
-                // Regions that fail must be dropped for the version to succeed.
-                "safetyProfile": {"allowDeletionOfReplicatedLocations": true},
-            },
-        });
-        if let Some(date) = mark.end_of_life {
-            body["properties"]["publishingProfile"]["endOfLifeDate"] = json!(format!("{date}T00:00:00Z"));
-        }
-        self.change(&format!("create {}", self.name()), &body, |_| true).await
-    }
-
-    /// Replicates the version to these regions too.
-    pub(super) async fn add(&self, version: &Version, regions: &[&TargetRegion]) -> Result<Changed, Error> {
-        let mut targets = version.targets().to_vec();
-        targets.extend(regions.iter().map(|region| target(region)));
-        let what = format!("replicate {} to more regions", self.name());
-        self.retarget(&what, version, targets).await
-    }
-
-    /// Takes the version out of these regions.
-    pub(super) async fn drop_regions(&self, version: &Version, regions: &BTreeSet<String>) -> Result<Changed, Error> {
-        let mut targets = version.targets().to_vec();
-        targets.retain(|target| !regions.contains(&region_of(target)));
-        let what = format!("take {} out of regions that fail", self.name());
-        self.retarget(&what, version, targets).await
-    }
-
-    /// Deletes the version and waits for that.
-    pub(super) async fn delete(&self) -> Result<(), Error> {
-        let what = format!("delete {}", self.name());
-        self.gallery.arm().delete(&what, &self.path()).await
-    }
-
-    async fn retarget(&self, what: &str, version: &Version, targets: Vec<Value>) -> Result<Changed, Error> {
-        let wanted: BTreeSet<String> = targets.iter().map(region_of).collect();
-        let body = version.with_targets(targets);
-        let will_do = |found: &Value| Version::new(String::new(), found.clone()).target_names() == wanted;
-        self.change(what, &body, will_do).await
-    }
-
-    async fn change(&self, what: &str, body: &Value, will_do: impl Fn(&Value) -> bool) -> Result<Changed, Error> {
-        let operation = self.gallery.arm().make(what, &self.path(), body, will_do).await?;
-        // The version tells how far it is, and only the operation why it failed.
-        self.settled().await?;
-        let ended = match operation {
-            Some(operation) => self.gallery.arm().finish(operation).await,
-            None => Ok(()),
-        };
-        Ok(Changed {
-            version: self.settled().await?,
-            error: ended.err(),
-        })
-    }
 }
 
 impl Version {
@@ -161,7 +33,7 @@ impl Version {
         &self.properties()["publishingProfile"]
     }
 
-    fn state(&self) -> &str {
+    pub(super) fn state(&self) -> &str {
         self.properties()["provisioningState"].as_str().unwrap_or_default()
     }
 
@@ -213,9 +85,14 @@ impl Version {
         }
     }
 
-    /// Whether it ended badly, and is nowhere.
+    /// Whether it ended badly, and is nowhere. What somebody promoted is worth a repair.
     pub(super) fn is_hopeless(&self) -> bool {
-        matches!(self.state(), "Failed" | "Canceled") && self.complete().is_empty()
+        matches!(self.state(), "Failed" | "Canceled") && self.complete().is_empty() && self.is_excluded()
+    }
+
+    /// Whether there are regions where users can have it, whatever happens elsewhere.
+    pub(super) fn is_usable(&self) -> bool {
+        self.state() != "Deleting" && !self.complete().is_empty()
     }
 
     /// Where it is to be, as Azure writes it.
@@ -242,9 +119,10 @@ impl Version {
             .collect()
     }
 
-    /// The regions where it failed, by canonical name, with what Azure says of them.
-    pub(super) fn failed(&self) -> BTreeMap<String, String> {
-        self.replicas()
+    /// The target regions that lack it, by canonical name, with what Azure says of those where it failed.
+    pub(super) fn lacking(&self) -> BTreeMap<String, Option<String>> {
+        let mut failed: BTreeMap<String, String> = self
+            .replicas()
             .filter(|(_, replica)| replica["state"] == "Failed")
             .map(|(region, replica)| {
                 let details = quote(replica["details"].as_str().unwrap_or_default());
@@ -253,6 +131,17 @@ impl Version {
                 } else {
                     details
                 };
+                (region, said)
+            })
+            .collect();
+        let complete = self.complete();
+        let lacking = self
+            .target_names()
+            .into_iter()
+            .filter(|region| !complete.contains(region));
+        lacking
+            .map(|region| {
+                let said = failed.remove(&region);
                 (region, said)
             })
             .collect()
@@ -280,8 +169,13 @@ impl Version {
             .map(|replica| (canonical(replica["region"].as_str().unwrap_or_default()), replica))
     }
 
+    /// The document to be put to change nothing.
+    pub(super) fn as_it_is(&self) -> Value {
+        self.with_targets(self.targets().to_vec())
+    }
+
     /// The document to be put for other target regions: what Azure only tells is left out.
-    fn with_targets(&self, targets: Vec<Value>) -> Value {
+    pub(super) fn with_targets(&self, targets: Vec<Value>) -> Value {
         let properties = self.properties();
         let mut profile = self.profile().clone();
         let mut safety = properties["safetyProfile"].clone();
@@ -308,16 +202,7 @@ fn remove(value: &mut Value, names: &[&str]) {
     }
 }
 
-/// A configured region as Azure takes it.
-fn target(region: &TargetRegion) -> Value {
-    json!({
-        "name": region.name,
-        "regionalReplicaCount": region.regional_replica_count,
-        "storageAccountType": region.storage_account_type,
-    })
-}
-
-fn region_of(target: &Value) -> String {
+pub(super) fn region_of(target: &Value) -> String {
     canonical(target["name"].as_str().unwrap_or_default())
 }
 
@@ -336,7 +221,9 @@ mod tests {
             .collect();
         let document = json!({"location": "eastus", "tags": {"owner": "x"}, "properties": {
             "provisioningState": state,
-            "publishingProfile": {"targetRegions": targets, "publishedDate": "2025-01-01T00:00:00Z"},
+            "publishingProfile": {
+                "targetRegions": targets, "publishedDate": "2025-01-01T00:00:00Z", "excludeFromLatest": true,
+            },
             "storageProfile": {"osDiskImage": {"sizeInGB": 5, "source": {"uri": "https://x"}}},
             "replicationStatus": {"summary": summary},
         }});
@@ -356,14 +243,20 @@ mod tests {
         );
         assert_eq!(found.complete(), BTreeSet::from(["eastus".to_owned()]));
         assert_eq!(
-            found.failed(),
-            BTreeMap::from([("westeurope".to_owned(), "no room".to_owned())])
+            found.lacking(),
+            BTreeMap::from([
+                ("japaneast".to_owned(), None),
+                ("westeurope".to_owned(), Some("no room".to_owned()))
+            ])
         );
         assert!(!found.is_busy() && !found.is_hopeless());
         assert!(version("Failed", &["East US"], &[("East US", "Failed")]).is_hopeless());
         assert!(version("Succeeded", &["East US"], &[("East US", "Replicating")]).is_busy());
         assert_eq!(version("Succeeded", &["East US"], &[]).complete().len(), 1);
-        assert!(version("Failed", &["East US"], &[]).is_hopeless());
+        let mut nowhere = version("Failed", &["East US"], &[]);
+        assert!(nowhere.is_hopeless());
+        nowhere.document["properties"]["publishingProfile"]["excludeFromLatest"] = json!(false);
+        assert!(!nowhere.is_hopeless());
     }
 
     #[test]
@@ -373,7 +266,7 @@ mod tests {
         assert_eq!(
             body,
             json!({"location": "eastus", "tags": {"owner": "x"}, "properties": {
-                "publishingProfile": {"targetRegions": [{"name": "westus"}]},
+                "publishingProfile": {"targetRegions": [{"name": "westus"}], "excludeFromLatest": true},
                 "storageProfile": {"osDiskImage": {"source": {"uri": "https://x"}}},
                 "safetyProfile": {"allowDeletionOfReplicatedLocations": true},
             }})

@@ -96,7 +96,7 @@ struct Fake {
     versions: BTreeMap<String, version::Version>,
     operations: HashMap<String, String>,
     forgotten: HashMap<String, Instant>,
-    failing: BTreeMap<String, usize>,
+    endings: BTreeMap<String, (version::Ending, usize)>,
     failing_imports: Option<(&'static str, usize)>,
     imports: BTreeMap<String, Vec<u8>>,
     permissions: Option<Value>,
@@ -123,7 +123,7 @@ impl Azure {
             versions: BTreeMap::new(),
             operations: HashMap::new(),
             forgotten: HashMap::new(),
-            failing: BTreeMap::new(),
+            endings: BTreeMap::new(),
             failing_imports: None,
             imports: BTreeMap::new(),
             permissions: None,
@@ -184,13 +184,28 @@ impl Azure {
     pub fn mend(&self) {
         let mut fake = self.shared.lock();
         fake.faults.clear();
-        fake.failing.clear();
+        fake.endings.clear();
         fake.failing_imports = None;
     }
 
     /// Lets replication to this region fail the next `times` times.
     pub fn fail_region(&self, region: &str, times: usize) {
-        self.shared.lock().failing.insert(regions::canonical(region), times);
+        self.end_region(region, version::Ending::Failed, times);
+    }
+
+    /// Lets the next `times` replications to this region end without a word of it.
+    pub fn hush_region(&self, region: &str, times: usize) {
+        self.end_region(region, version::Ending::Unsaid, times);
+    }
+
+    /// Lets no replication to this region end any more.
+    pub fn stall_region(&self, region: &str) {
+        self.end_region(region, version::Ending::Never, usize::MAX);
+    }
+
+    fn end_region(&self, region: &str, ending: version::Ending, times: usize) {
+        let region = regions::canonical(region);
+        self.shared.lock().endings.insert(region, (ending, times));
     }
 
     /// Lets the next `times` imports end with this code.
@@ -329,6 +344,14 @@ impl Azure {
         let id = format!("/{}/images/{definition}/versions/{name}", gallery_path(gallery));
         let version = version::Version::ready(&id, name, tags, profile);
         self.shared.lock().versions.insert(key, version);
+    }
+
+    /// Lets users get a version as the latest, as an operator does.
+    pub fn promote(&self, gallery: &str, definition: &str, name: &str) {
+        let key = version_key(gallery, definition, name);
+        if let Some(version) = self.shared.lock().versions.get_mut(&key) {
+            version.promote();
+        }
     }
 
     /// Runs `change` on a version's tags.

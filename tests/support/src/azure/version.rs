@@ -42,7 +42,18 @@ enum Import {
 struct Replica {
     begun: Instant,
     takes: Duration,
-    fails: bool,
+    ending: Ending,
+}
+
+/// How replication to a region ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Completed,
+    Failed,
+    /// Nobody says how.
+    Unsaid,
+    /// It goes on for ever.
+    Never,
 }
 
 impl Version {
@@ -53,7 +64,7 @@ impl Version {
             let replica = Replica {
                 begun: now,
                 takes: Duration::ZERO,
-                fails: false,
+                ending: Ending::Completed,
             };
             (regions::canonical(name), replica)
         });
@@ -80,8 +91,13 @@ impl Version {
         &mut self.body["tags"]
     }
 
+    pub(super) fn promote(&mut self) {
+        self.body["properties"]["publishingProfile"]["excludeFromLatest"] = json!(false);
+    }
+
     fn is_done(&self, replica: &Replica) -> bool {
         match self.import {
+            Import::Done(_) if replica.ending == Ending::Never => false,
             Import::Done(at) => Instant::now() >= at.max(replica.begun) + replica.takes,
             Import::Running | Import::Failed(..) => false,
         }
@@ -103,7 +119,7 @@ impl Version {
         let failed: Vec<&str> = self
             .replicas
             .iter()
-            .filter(|(_, replica)| replica.fails && self.is_done(replica))
+            .filter(|(_, replica)| replica.ending == Ending::Failed && self.is_done(replica))
             .map(|(region, _)| region.as_str())
             .collect();
         let message = format!("The replication jobs have not completed in {}.", failed.join(", "));
@@ -126,21 +142,22 @@ impl Version {
         let rows: Vec<Value> = self
             .replicas
             .iter()
-            .map(|(region, replica)| {
+            .filter_map(|(region, replica)| {
                 let display = regions::display(region);
-                match (&self.import, self.is_done(replica), replica.fails) {
+                Some(match (&self.import, self.is_done(replica), replica.ending) {
                     (Import::Failed(_, why), _, _) => {
                         json!({"region": display, "state": "Failed", "details": why, "progress": 0})
                     }
                     (_, false, _) => json!({"region": display, "state": "Replicating", "details": "", "progress": 40}),
-                    (_, true, false) => {
+                    (_, true, Ending::Completed) => {
                         json!({"region": display, "state": "Completed", "details": "", "progress": 100})
                     }
-                    (_, true, true) => json!({
+                    (_, true, Ending::Failed) => json!({
                         "region": display, "state": "Failed", "progress": 90,
                         "details": "Storage allocation failure: try the region again later.",
                     }),
-                }
+                    (_, true, Ending::Unsaid | Ending::Never) => return None,
+                })
             })
             .collect();
         let aggregated = match self.state() {
@@ -257,32 +274,38 @@ impl Fake {
                 (200, None)
             }
         };
-        self.replicate(key, &wanted);
+        self.replicate(key, &wanted, &home);
         let shown = self.version(key, false).unwrap_or_default();
         Ok((self.begun(status, key, Some(&shown)), import))
     }
 
-    /// Begins what is new, and ends what is not wanted any more.
-    fn replicate(&mut self, key: &str, wanted: &[String]) {
+    /// Begins what is new, and ends what is not wanted any more. The version's own region, which cannot be taken out, is
+    /// tried again if it has failed.
+    fn replicate(&mut self, key: &str, wanted: &[String], home: &str) {
         let Some(version) = self.versions.get_mut(key) else {
             return;
         };
-        version.replicas.retain(|region, _| wanted.contains(region));
+        let stays = |region: &str, replica: &Replica| region != home || replica.ending == Ending::Completed;
+        version
+            .replicas
+            .retain(|region, replica| wanted.contains(region) && stays(region, replica));
         let mut takes = Duration::ZERO;
         for region in wanted {
             if version.replicas.contains_key(region) {
                 continue;
             }
             takes += self.times.region;
-            let left = self.failing.get_mut(region).filter(|left| **left > 0);
-            let fails = left.is_some();
-            if let Some(left) = left {
-                *left = left.saturating_sub(1);
-            }
+            let ending = match self.endings.get_mut(region) {
+                Some((ending, left)) if *left > 0 => {
+                    *left -= 1;
+                    *ending
+                }
+                _ => Ending::Completed,
+            };
             let replica = Replica {
                 begun: Instant::now(),
                 takes,
-                fails,
+                ending,
             };
             version.replicas.insert(region.clone(), replica);
         }

@@ -1,0 +1,133 @@
+//! Regions that Azure refuses, forgets, or fails in, and what other people do to a version meanwhile.
+
+use cloud_image_uploader_test_support::azure::Fault;
+use serde_json::{Value, json};
+
+use crate::hostile::taken;
+use crate::world::*;
+
+/// Azure refuses a request as a whole for one region in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_is_refused_does_not_stop_the_others() {
+    for is_there in [false, true] {
+        let world = World::new(&["westeurope", "nowhere", "eastus", "japaneast", "uksouth"]).await;
+        let disk = disk("x86_64");
+        world.compose(vec![row("x86_64", &disk)]);
+        if is_there {
+            taken(&world.azure, Value::Null);
+        }
+        let exit = world.reconsume(&[]).await;
+        assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+        let last = exit.stderr.lines().last().unwrap();
+        assert!(last.contains("nowhere is no region"), "{last}");
+        assert!(last.ends_with("--location nowhere"), "{last}");
+        assert!(exit.stdout.contains("| failed    | nowhere "), "{}", exit.stdout);
+        assert_eq!(world.regions(), ["eastus", "japaneast", "uksouth", "westeurope"]);
+        if !is_there {
+            world.assert_published(X64, &disk).await;
+        }
+        // The command that was printed asks for that region only, and changes nothing else.
+        let exit = world.reconsume(&["--location", "nowhere"]).await;
+        assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+        assert_eq!(world.regions().len(), 4);
+    }
+}
+
+/// It cannot be taken out and added, as others are.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gallery_s_own_region_is_tried_again() {
+    let world = World::new(&["eastus", "westus2"]).await;
+    world.azure.fail_region("eastus", 2);
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+    assert_eq!(world.regions(), ["eastus", "westus2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gallery_s_own_region_is_repaired_by_its_command() {
+    let world = World::new(&["eastus", "westus2"]).await.giving_up_after("5s");
+    world.azure.fail_region("eastus", usize::MAX);
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    let last = exit.stderr.lines().last().unwrap();
+    assert!(last.ends_with("--location eastus"), "{last}");
+    assert!(exit.stdout.contains("| published | westus2 "), "{}", exit.stdout);
+    world.azure.mend();
+    let exit = world.reconsume(&["--location", "eastus"]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+    assert_eq!(world.regions(), ["eastus", "westus2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_of_which_azure_says_nothing_is_added_again() {
+    let world = World::new(&["eastus", "westus2", "japaneast"]).await;
+    world.azure.hush_region("westus2", 1);
+    let disk = disk("x86_64");
+    world.compose(vec![row("x86_64", &disk)]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
+    assert_eq!(world.regions(), ["eastus", "japaneast", "westus2"]);
+}
+
+/// A request that is repeated must not undo what was done since it was made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_in_the_middle_of_a_repair_stays() {
+    let world = World::new(&["eastus", "westus2"]).await;
+    taken(&world.azure, Value::Null);
+    world.compose(vec![row("x86_64", &disk("x86_64"))]);
+    world.azure.fault("PUT version", Fault::Throttle(3), 1);
+    let running = world.reconsuming(&[]).start().unwrap();
+    world.azure.wait_for_calls("PUT version", 1, LIMIT).await.unwrap();
+    world.azure.promote(GALLERY, X64, VERSION);
+    let exit = running.wait(LIMIT).await.unwrap();
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert_eq!(world.regions(), ["eastus", "westus2"]);
+    let profile = &world.version(X64)["publishingProfile"];
+    assert_eq!(profile["excludeFromLatest"], false, "{profile}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_repairs_at_once_leave_both_regions() {
+    let world = World::new(&["eastus", "westus2", "japaneast"]).await;
+    taken(&world.azure, Value::Null);
+    world.compose(vec![row("x86_64", &disk("x86_64"))]);
+    // The first one has to repeat its request, which the second one overtakes.
+    world.azure.fault("PUT version", Fault::Throttle(6), 1);
+    let first = world.reconsuming(&["--location", "westus2"]).start().unwrap();
+    world.azure.wait_for_calls("PUT version", 1, LIMIT).await.unwrap();
+    let exit = world.reconsume(&["--location", "japaneast"]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    let exit = first.wait(LIMIT).await.unwrap();
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert!(
+        exit.stderr.contains("somebody has changed it meanwhile"),
+        "{}",
+        exit.stderr
+    );
+    assert_eq!(world.regions(), ["eastus", "japaneast", "westus2"]);
+}
+
+/// What failed everywhere is made again, but not what users were promised.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_was_promoted_is_not_deleted() {
+    let world = World::new(&["eastus"]).await;
+    world.azure.fail_region("eastus", 1);
+    world.compose(vec![row("x86_64", &disk("x86_64"))]);
+    let mut running = world.reconsuming(&[]).start().unwrap();
+    world.azure.wait_for_calls("PUT version", 1, LIMIT).await.unwrap();
+    running.kill().unwrap();
+    world.azure.promote(GALLERY, X64, VERSION);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert_eq!(world.count("DELETE version"), 0);
+    let properties = world.version(X64);
+    assert_eq!(properties["provisioningState"], json!("Succeeded"));
+    assert_eq!(properties["publishingProfile"]["excludeFromLatest"], json!(false));
+}
