@@ -110,6 +110,7 @@ impl Gallery {
             sources: Sources::new(http::client().unwrap(), Board::log(), 4, 256 << 20, 2),
             locations: None,
             allow_older: false,
+            patience: Duration::from_secs(1800),
         };
         wound(async move {
             let staged = match provider.stage(&deliverable, &task).await {
