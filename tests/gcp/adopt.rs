@@ -60,6 +60,32 @@ async fn an_image_that_failed_is_replaced() {
     world.assert_only(&[IMAGE]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ruin_that_is_not_ours_to_replace_is_left_alone() {
+    for (labels, expected) in [
+        (json!({"team": "somebody"}), "it has no mark of this program"),
+        (Value::Null, "it has no mark of this program"),
+        (
+            json!({"owner": "cloud-image-uploader", "compose-id": "fedora-cloud-43-20251023_0", "delete": "never"}),
+            "its label says delete=never",
+        ),
+    ] {
+        let (world, outcome) = after(|image| {
+            image["status"] = json!("FAILED");
+            remove(image, &["labels"]);
+            if labels.is_object() {
+                image["labels"] = labels.clone();
+            }
+        })
+        .await;
+        let text = outcome.unwrap_err();
+        assert!(text.contains(expected) && text.contains("delete it first"), "{text}");
+        assert_eq!(world.cloud.count("images.delete"), 0);
+        assert_eq!(world.cloud.images()[IMAGE]["status"], "FAILED");
+        assert_eq!(world.cloud.objects().await.unwrap(), Vec::<String>::new());
+    }
+}
+
 /// The head that an operator or the policy made of it stays the head.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_image_is_not_deprecated_again() {

@@ -43,7 +43,7 @@ enum Found {
     Nothing,
     /// Complete and usable, of the same content; without our mark the former service made it.
     Ready(Box<model::Image>),
-    /// What an attempt left that failed.
+    /// What an attempt of ours left that failed.
     Broken(u64),
 }
 
@@ -108,7 +108,10 @@ impl<'a> Wanted<'a> {
                     self.same(mark)?;
                     return Ok(Found::Ready(Box::new(image)));
                 }
-                Some(Status::Failed) => return Ok(Found::Broken(image.id.unwrap_or_default())),
+                Some(Status::Failed) => {
+                    self.replaceable(&image)?;
+                    return Ok(Found::Broken(image.id.unwrap_or_default()));
+                }
                 // Being made or unmade, perhaps by another process.
                 _ => pauses.next(&what).await?,
             }
@@ -124,6 +127,22 @@ impl<'a> Wanted<'a> {
             }),
             _ => Ok(labels::decode(&image.labels)),
         }
+    }
+
+    /// Whether an image whose import failed may be deleted. One without a mark is not ours, and the former service's
+    /// attempts left none that anybody could tell from an operator's.
+    fn replaceable(&self, image: &model::Image) -> Result<(), Error> {
+        let why = if labels::is_kept(&image.labels) {
+            "its label says delete=never"
+        } else if !is_ours(image) {
+            "it has no mark of this program"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Ruined {
+            name: self.name.to_owned(),
+            why,
+        })
     }
 
     /// Whether the content is the same. Without a mark the name has to do: the former service left none.

@@ -81,7 +81,7 @@ impl Held {
         let id = image.id.ok_or_else(|| strange("no number"))?;
         let mark = labels::decode(&image.labels);
         let owner = match image.labels.get(labels::OWNER) {
-            _ if image.labels.get(labels::DELETE).is_some_and(|delete| delete == "never") => Owner::Kept,
+            _ if labels::is_kept(&image.labels) => Owner::Kept,
             Some(owner) if owner != OWNER => Owner::Other(owner.clone()),
             _ if mark.is_some() => Owner::Ours,
             _ => Owner::Unmarked,
