@@ -181,7 +181,7 @@ impl<'a> Wanted<'a> {
             }
         };
         if may_change {
-            upload::discard(cloud, &self.object()).await;
+            self.discard(cloud).await;
             if is_ours(&image) && image.family.is_none() && is_active(&image) {
                 origin = Origin::Created;
                 cloud.deprecate(self.name, deprecated(Timestamp::now(), None)).await?;
@@ -203,9 +203,13 @@ impl<'a> Wanted<'a> {
         };
         if error.class() == Class::Deliverable {
             self.clear(cloud).await;
-            upload::discard(cloud, &object).await;
         }
         Err(error)
+    }
+
+    /// Deletes the object: once the image is there nothing needs it any more, nor if it never will be.
+    pub(super) async fn discard(&self, cloud: &Cloud) {
+        upload::discard(cloud, &self.object()).await;
     }
 
     /// Removes what a failed import has left. A failure is a warning: the cause counts.
