@@ -6,7 +6,9 @@
 
 mod assemble;
 mod decompress;
+mod dictionary;
 mod download;
+mod frames;
 mod size;
 mod stored;
 mod tarball;
@@ -215,7 +217,7 @@ impl Source {
                 offset: 0,
             },
             Form::Decompressed => {
-                let (lanes, task) = decompress::start(&path, stored, self.sources.decoders.clone(), order);
+                let (lanes, task) = decompress::start(&path, stored, self.sources.decoders.clone(), order).await;
                 Pieces::Decoded(Box::new(Decoding::new(lanes, task)))
             }
         };
@@ -402,6 +404,9 @@ pub enum Error {
     /// More than any image has.
     #[error("read {path}: it has more than {} GiB", LONGEST >> 30, path = .0)]
     TooLong(String),
+    /// A later part of it needs a larger dictionary than the first.
+    #[error("decompress {0}: a part of it needs more memory than its beginning, and other images have that now")]
+    Crowded(String),
     /// No thread could be started.
     #[error("start a decoder for {path}")]
     Thread {
@@ -424,7 +429,11 @@ impl Classified for Error {
             Self::Broken { source, .. } => http::class(source),
             // Files are named by an operator, who is told at once and not after hours of trying.
             Self::File { source, .. } if location::is_lasting(source) => Class::Deliverable,
-            Self::Changed { .. } | Self::File { .. } | Self::Thread { .. } | Self::Interrupted(_) => Class::TRANSIENT,
+            Self::Changed { .. }
+            | Self::File { .. }
+            | Self::Crowded(_)
+            | Self::Thread { .. }
+            | Self::Interrupted(_) => Class::TRANSIENT,
             Self::Size { .. } | Self::Checksum { .. } | Self::Malformed { .. } | Self::TooLong(_) => Class::Deliverable,
         }
     }

@@ -5,29 +5,20 @@
 #[path = "xz/files.rs"]
 #[expect(dead_code, reason = "shared with the other tests of .xz files")]
 mod files;
+#[path = "xz/resident.rs"]
+mod resident;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use files::{MEMORY, Stored, noise, open, parallel, serial, sources};
 use liblzma::stream::Check;
+use resident::{forget, peak};
 use tokio::sync::Barrier;
 
 const MIB: u64 = 1 << 20;
 /// Decoders, buffers of the allocator, and the program.
 const BESIDE: u64 = 128 * MIB;
-
-/// The most this process ever held, in bytes.
-fn peak() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
-}
-
-/// Makes the peak what is held now.
-fn forget() {
-    std::fs::write("/proc/self/clear_refs", "5").unwrap();
-}
 
 /// Opens the images at once, and takes nothing from any until all have decoded as far as they can.
 async fn all(images: &[&Stored], memory: u64, ordered: bool) {

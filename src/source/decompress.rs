@@ -3,7 +3,7 @@
 //!
 //! A decoder never runs on the threads that keep the broker's heartbeats.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, ErrorKind, Read};
 use std::sync::Arc;
 use std::thread;
 
@@ -11,12 +11,14 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::dictionary::Turn;
+use super::frames::{self, Frames};
 use super::stored::Stored;
 use super::xz::{self, Decoders, Fault};
 use super::{CHUNK, Content, DECODED_QUEUE, Decoded, Error, Lane, Order, Piece, Receiver, is_zero};
 
-/// The window of `zstd --ultra -22`, 128 MiB, as a power of two.
-const ZSTD_WINDOW: u32 = 27;
+/// What of a file tells how much its decoder has to remember: as much as the headers of an .xz file may have.
+const HEADERS: usize = xz::STREAM_HEADER + xz::LONGEST_HEADER;
 /// The longest of the magic numbers.
 pub(super) const MAGIC: usize = xz::MAGIC.len();
 
@@ -35,7 +37,7 @@ impl Format {
     pub fn of(first: &[u8]) -> Self {
         match first {
             [0x1f, 0x8b, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            first if first.starts_with(&frames::MAGIC) => Self::Zstd,
             first if first.starts_with(&xz::MAGIC) => Self::Xz,
             _ => Self::Plain,
         }
@@ -54,17 +56,23 @@ impl Format {
 /// The decoded pieces on their way: lanes one after the other, then the end or what went wrong.
 pub(super) type Lanes = mpsc::Receiver<Result<Piece<Lane>, Error>>;
 
-/// Starts decoding what a download yields. Aborting the task ends it.
-pub(super) fn start(
+/// Starts decoding what a download yields, as soon as there is memory for what the decoder has to remember. Aborting the
+/// task ends it.
+pub(super) async fn start(
     path: &str,
     stored: Receiver<Bytes>,
     decoders: Arc<Decoders>,
     order: Order,
 ) -> (Lanes, AbortOnDropHandle<()>) {
     let (sender, lanes) = mpsc::channel(xz::LANES);
-    let stored = Stored::new(path, stored);
+    let mut stored = Stored::new(path, stored);
+    let begun = begin(&mut stored, &decoders).await;
     let task = tokio::spawn(async move {
-        let outcome = match run(stored, &decoders, order, &sender).await {
+        let outcome = match begun {
+            Ok((format, turn)) => run(stored, format, turn, &decoders, order, &sender).await,
+            Err(error) => Err(Stop::Failed(error)),
+        };
+        let outcome = match outcome {
             Ok(()) => Ok(Piece::End),
             Err(Stop::Malformed(error) | Stop::Failed(error)) => Err(error),
             Err(Stop::Abandoned) => return,
@@ -75,22 +83,35 @@ pub(super) fn start(
     (lanes, AbortOnDropHandle::new(task))
 }
 
+/// The format, and a turn that suffices for the beginning.
+async fn begin(stored: &mut Stored, decoders: &Decoders) -> Result<(Format, Turn), Error> {
+    let first = stored.peek(HEADERS).await?;
+    let format = Format::of(&first);
+    let remembered = match format {
+        Format::Xz => xz::first_dictionary(&first).unwrap_or(0),
+        Format::Zstd => frames::window(&first),
+        Format::Gzip | Format::Plain => 0,
+    };
+    Ok((format, decoders.dictionaries.turn(stored.path(), remembered).await))
+}
+
 async fn run(
     mut stored: Stored,
-    decoders: &Decoders,
+    format: Format,
+    turn: Turn,
+    decoders: &Arc<Decoders>,
     order: Order,
     lanes: &mpsc::Sender<Result<Piece<Lane>, Error>>,
 ) -> Result<(), Stop> {
-    let format = Format::of(&stored.peek(MAGIC).await.map_err(Stop::Failed)?);
     let outcome = if format == Format::Xz {
-        xz::decode(&mut stored, decoders, order, lanes)
+        xz::decode(&mut stored, decoders, turn, order, lanes)
             .await
             .map_err(|fault| fault_of(stored.path(), fault))
     } else {
         let (sender, receiver) = mpsc::channel(DECODED_QUEUE);
         let lane = Ok(Piece::Next(Lane::Pieces(receiver)));
         lanes.send(lane).await.map_err(|_| Stop::Abandoned)?;
-        let (back, outcome) = on_thread(stored, format, sender).await?;
+        let (back, outcome) = on_thread(stored, format, (decoders.clone(), turn), sender).await?;
         stored = back;
         outcome
     };
@@ -104,16 +125,27 @@ async fn run(
 }
 
 fn fault_of(path: &str, fault: Fault) -> Stop {
-    let path = path.to_owned();
     match fault {
         Fault::Read(error) => Stop::Failed(error),
-        Fault::Thread(source) => Stop::Failed(Error::Thread { path, source }),
-        Fault::Malformed(source) => Stop::Malformed(Error::Malformed {
-            path,
-            format: Format::Xz.name(),
+        Fault::Thread(source) => Stop::Failed(Error::Thread {
+            path: path.to_owned(),
             source,
         }),
+        Fault::Malformed(source) => malformed(path, Format::Xz, source),
         Fault::Abandoned => Stop::Abandoned,
+    }
+}
+
+/// What a decoder says, or its turn does, which alone lacks memory.
+fn malformed(path: &str, format: Format, source: io::Error) -> Stop {
+    let path = path.to_owned();
+    match source.kind() {
+        ErrorKind::OutOfMemory => Stop::Failed(Error::Crowded(path)),
+        _ => Stop::Malformed(Error::Malformed {
+            path,
+            format: format.name(),
+            source,
+        }),
     }
 }
 
@@ -121,12 +153,13 @@ fn fault_of(path: &str, fault: Fault) -> Stop {
 async fn on_thread(
     mut stored: Stored,
     format: Format,
+    memory: (Arc<Decoders>, Turn),
     lane: mpsc::Sender<Decoded>,
 ) -> Result<(Stored, Result<(), Stop>), Stop> {
     let path = stored.path().to_owned();
     let (sender, receiver) = oneshot::channel();
     let run = move || {
-        let outcome = decode(format, &mut stored, &lane);
+        let outcome = decode(format, &mut stored, memory, &lane);
         let _ = sender.send((stored, outcome));
     };
     thread::Builder::new()
@@ -151,21 +184,19 @@ enum Stop {
     Abandoned,
 }
 
-fn decode(format: Format, stored: &mut Stored, lane: &mpsc::Sender<Decoded>) -> Result<(), Stop> {
+fn decode(
+    format: Format,
+    stored: &mut Stored,
+    (decoders, turn): (Arc<Decoders>, Turn),
+    lane: &mpsc::Sender<Decoded>,
+) -> Result<(), Stop> {
     let path = stored.path().to_owned();
-    let malformed = |source| {
-        Stop::Malformed(Error::Malformed {
-            path: path.clone(),
-            format: format.name(),
-            source,
-        })
-    };
+    let malformed = |source| malformed(&path, format, source);
     match format {
         Format::Gzip => copy(flate2::read::MultiGzDecoder::new(stored), lane, malformed),
         Format::Zstd => {
-            let decoder = zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(64 << 10, stored));
-            let decoder = decoder.and_then(|mut decoder| decoder.window_log_max(ZSTD_WINDOW).map(|()| decoder));
-            copy(decoder.map_err(malformed)?, lane, malformed)
+            let file = BufReader::with_capacity(64 << 10, stored);
+            copy(Frames::new(file, decoders, turn), lane, malformed)
         }
         // Files of the first kind have threads of their own.
         Format::Xz | Format::Plain => copy(stored, lane, malformed),

@@ -22,13 +22,14 @@ use tokio::sync::mpsc;
 
 use block::Cutter;
 use decoding::{Decoding, Whole};
-use flow::{Budget, Flow, Lease, Outlet};
+use flow::{Budget, Flow, Outlet};
 use format::{BlockHeader, Record, StreamHeader, Vli, bad};
 use pool::Pool;
 
-pub(super) use flow::Waiting;
-pub(super) use format::{STREAM_HEADER, blocks, index_length};
+pub(super) use flow::{Lease, Waiting};
+pub(super) use format::{LONGEST_HEADER, STREAM_HEADER, blocks, first_dictionary, index_length};
 
+use super::dictionary::{Dictionaries, Turn};
 use super::stored::Stored;
 use super::{Error, Lane, Order, Piece};
 
@@ -49,6 +50,8 @@ pub(super) struct Decoders {
     pool: Pool,
     budget: Arc<Budget>,
     share: u64,
+    /// For all kinds of files.
+    pub dictionaries: Dictionaries,
 }
 
 impl Decoders {
@@ -59,7 +62,13 @@ impl Decoders {
             pool: Pool::new(threads),
             budget: Arc::new(Budget::new(memory)),
             share: memory.min(blocks.saturating_mul(SHARE_PER_BLOCK)),
+            dictionaries: Dictionaries::default(),
         }
+    }
+
+    /// Memory that a decoder beside these needs in any case.
+    pub fn overdraw(&self, bytes: u64) -> Lease {
+        Flow::new(self.budget.clone(), 0).overdraw(bytes)
     }
 }
 
@@ -87,11 +96,12 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// Decodes a whole file. When it returns well, every block is decoded and verified; the pieces may still be in the
-/// lanes.
+/// Decodes a whole file, whose first block `turn` suffices for. When it returns well, every block is decoded and verified;
+/// the pieces may still be in the lanes.
 pub(super) async fn decode(
     stored: &mut Stored,
     decoders: &Decoders,
+    turn: Turn,
     order: Order,
     lanes: &mpsc::Sender<Result<Piece<Lane>, Error>>,
 ) -> Result<(), Fault> {
@@ -103,6 +113,7 @@ pub(super) async fn decode(
         decoders,
         lanes,
         flow,
+        turn,
         shared: None,
         offset: 0,
     };
@@ -134,6 +145,7 @@ struct File<'a> {
     decoders: &'a Decoders,
     lanes: &'a mpsc::Sender<Result<Piece<Lane>, Error>>,
     flow: Arc<Flow>,
+    turn: Turn,
     /// The one outlet for all blocks, if the target takes them in any order.
     shared: Option<Outlet>,
     /// Where in the image the next block begins.
@@ -185,6 +197,7 @@ impl File<'_> {
         let header = BlockHeader::parse(header)?;
         let mut block = Block {
             cutter: Cutter::new(&header, stream.check),
+            remembered: header.remembered(),
             pieces: vec![header.bytes.into()],
         };
         let largest = self.flow.largest();
@@ -236,6 +249,7 @@ impl File<'_> {
     /// Decodes a block as it comes in.
     async fn plain(&mut self, stream: &StreamHeader, mut block: Block, mut lease: Lease) -> Result<Record, Fault> {
         lease.keep(block.cutter.seen());
+        self.turn.extend(block.remembered)?;
         let mut decoding = Decoding::new(self.offset, lease, self.outlet().await?)?;
         decoding.feed(Bytes::copy_from_slice(&stream.bytes));
         for piece in block.pieces {
@@ -358,6 +372,8 @@ impl File<'_> {
 /// A block that is being cut.
 struct Block {
     cutter: Cutter,
+    /// What a decoder that takes it as it comes in has to remember.
+    remembered: u64,
     /// Its header, and what came behind it.
     pieces: Vec<Bytes>,
 }

@@ -2,6 +2,7 @@
 
 use cloud_image_uploader::error::Class;
 use cloud_image_uploader::provider::Origin;
+use cloud_image_uploader_test_support::gcp::Fault;
 use serde_json::{Value, json};
 
 use crate::world::*;
@@ -60,6 +61,32 @@ async fn an_image_that_failed_is_replaced() {
     world.assert_only(&[IMAGE]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ruin_that_is_not_ours_to_replace_is_left_alone() {
+    for (labels, expected) in [
+        (json!({"team": "somebody"}), "it has no mark of this program"),
+        (Value::Null, "it has no mark of this program"),
+        (
+            json!({"owner": "cloud-image-uploader", "compose-id": "fedora-cloud-43-20251023_0", "delete": "never"}),
+            "its label says delete=never",
+        ),
+    ] {
+        let (world, outcome) = after(|image| {
+            image["status"] = json!("FAILED");
+            remove(image, &["labels"]);
+            if labels.is_object() {
+                image["labels"] = labels.clone();
+            }
+        })
+        .await;
+        let text = outcome.unwrap_err();
+        assert!(text.contains(expected) && text.contains("delete it first"), "{text}");
+        assert_eq!(world.cloud.count("images.delete"), 0);
+        assert_eq!(world.cloud.images()[IMAGE]["status"], "FAILED");
+        assert_eq!(world.cloud.objects().await.unwrap(), Vec::<String>::new());
+    }
+}
+
 /// The head that an operator or the policy made of it stays the head.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_image_is_not_deprecated_again() {
@@ -107,6 +134,34 @@ async fn a_name_taken_by_other_content_or_by_others_is_an_error() {
     let (world, outcome) = after(|image| image["labels"]["owner"] = json!("coreos")).await;
     assert!(outcome.unwrap_err().contains("belongs to coreos"));
     assert_eq!(world.cloud.count("images.insert"), 1);
+}
+
+/// Another process has made an image of other content: after this one looked first, or before it tries again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_uploaded_for_a_name_that_is_taken_goes() {
+    for looked_before in [true, false] {
+        let world = World::new().await;
+        let first = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;
+        publish(&world.provider(), &first).await.unwrap();
+        let bytes = tarball(2, 1000);
+        let second = world.deliverable(COMPOSE, row(bytes.clone())).await;
+        let inserts = if looked_before {
+            world.cloud.fault("images.get", Fault::refuse(404, "notFound"), 1);
+            2
+        } else {
+            let sha256 = &second.images[0].sha256;
+            let object = format!("{IMAGE}-{sha256}.tar.gz");
+            let metadata = [("image-sha256", sha256.as_str())];
+            world.cloud.put_object(&object, bytes, &metadata).await.unwrap();
+            1
+        };
+        let failure = publish(&world.provider(), &second).await.unwrap_err();
+        assert_eq!(failure.class(), Class::Deliverable, "{failure}");
+        assert!(failure.to_string().contains("with another content"), "{failure}");
+        assert_eq!(world.cloud.count("images.insert"), inserts);
+        assert_eq!(world.cloud.content(IMAGE).as_ref(), Some(&first.images[0].sha256));
+        world.assert_only(&[IMAGE]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -191,6 +191,48 @@ async fn troubled_months_go_by() {
     assert_untouched(&world, others);
 }
 
+/// What the former service made is told by its name; the project may have others without a mark.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_clean_up_unmarked_only_what_the_former_service_made_goes_too() {
+    let world = World::new().await;
+    let old = "2020-01-01T00:00:00Z";
+    let deprecated = json!({"state": "DEPRECATED", "deprecated": old});
+    let put = |name: &str, family: &str, deprecated: &Value| {
+        let fields = json!({"family": family, "creationTimestamp": old, "deprecated": deprecated});
+        world.cloud.put_image(name, fields);
+    };
+    put("builder-1", "builder", &deprecated);
+    put("builder-2", "builder", &Value::Null);
+    put("builder-3", FAMILY, &Value::Null);
+    put("fedora-cloud-43-20250101-0-x86-64", FAMILY, &deprecated);
+    put("fedora-cloud-43-20250102-0-x86-64", FAMILY, &Value::Null);
+    let before = world.cloud.images();
+    let name = make(&world, 1).await;
+    age(&world, 2);
+
+    let provider = world.provider_with("clean_up_unmarked = true\n");
+    let retired = provider.clean_up(false).await.unwrap();
+    assert!(!has_failed(&retired), "{retired:?}");
+    assert_eq!(ours(&world), ["fedora-cloud-43-20250102-0-x86-64", &name]);
+    let images = world.cloud.images();
+    let former = &images["fedora-cloud-43-20250102-0-x86-64"]["deprecated"];
+    assert_eq!(former["state"], "DEPRECATED", "the new head has taken its place");
+    for builder in ["builder-1", "builder-2", "builder-3"] {
+        let [is, was] = [&images, &before].map(|images| &images[builder]["deprecated"]["state"]);
+        assert_eq!(is, was, "{builder} is touched");
+    }
+    let verdict = retired
+        .verdicts
+        .iter()
+        .find(|verdict| verdict.name == "builder-1")
+        .unwrap();
+    assert!(
+        verdict.reason.contains("does not begin with fedora-cloud-"),
+        "{}",
+        verdict.reason
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_former_head_points_to_the_new_one() {
     let world = World::new().await;

@@ -302,7 +302,7 @@ async fn a_server_that_sends_another_range_is_not_believed() {
 
 /// The connection must go long before its silence would end it, whatever the reading is waiting for.
 #[tokio::test]
-async fn dropping_the_chunks_ends_the_download() {
+async fn dropping_what_reads_ends_the_download() {
     let forever = || stream::repeat_with(|| Bytes::from(noise(11, 65_536))).boxed();
     let silence = || {
         let first = stream::iter([Bytes::from(xz(b"a little")).slice(..20)]);
@@ -331,12 +331,24 @@ async fn dropping_the_chunks_ends_the_download() {
                 64 << 20,
                 2,
             );
-            let mut chunks = sources.source(&image).open(form).await.unwrap();
-            let gone = tokio::time::timeout(LIMIT, connections.recv()).await.unwrap().unwrap();
-            if !silent {
+            let source = sources.source(&image);
+            let mut reading = Box::pin(async {
+                let mut chunks = source.open(form).await.unwrap();
                 assert!(chunks.next().await.unwrap().is_some());
-            }
-            drop(chunks);
+                chunks
+            });
+            let mut connected = Box::pin(tokio::time::timeout(LIMIT, connections.recv()));
+            let gone = if silent {
+                tokio::select! {
+                    _ = &mut reading => panic!("{form:?}: there is nothing to read"),
+                    gone = &mut connected => gone,
+                }
+            } else {
+                drop((&mut reading).await);
+                connected.await
+            };
+            let gone = gone.unwrap().unwrap();
+            drop(reading);
             let ended = tokio::time::timeout(Duration::from_secs(10), gone).await;
             assert!(ended.is_ok(), "{form:?} of a connection {what} goes on");
         }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
+mod dictionaries;
 mod files;
 mod fuzz;
 mod hostile;

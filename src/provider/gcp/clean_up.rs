@@ -1,6 +1,6 @@
 //! Which images go: those past their end of life, and those that have been deprecated for long.
 //!
-//! Only what carries this program's mark is touched, never the head of a family, and nothing when the list could not be
+//! Only what carries this program's mark is touched, and what the former service made if that is set; never the head of a family, and nothing when the list could not be
 //! read in full. A run removes a bounded number; what is wrong with a policy shows before everything is gone.
 //!
 //! A head stays past its end of life: whoever names the family would get nothing instead of an old image. An operator who
@@ -242,12 +242,18 @@ mod tests {
             let (fate, reason) = decide(&[image], &Rules::sample(), now(30)).remove(0);
             assert_eq!(format!("{fate:?}: {reason}"), expected);
         }
-        let unmarked = with(1, &|image| image.owner = Owner::Unmarked);
         let rules = Rules {
             clean_up_unmarked: true,
             ..Rules::sample()
         };
-        assert!(matches!(decide(&[unmarked], &rules, now(30))[0].0, Fate::Goes));
+        for (name, goes) in [("fedora-cloud-40-1-14-x86-64", true), ("builder-7", false)] {
+            let unmarked = Held {
+                owner: Owner::Unmarked,
+                ..Held::sample(name, 1)
+            };
+            let (fate, reason) = decide(&[unmarked], &rules, now(30)).remove(0);
+            assert_eq!(matches!(fate, Fate::Goes), goes, "{name}: {reason}");
+        }
     }
 
     #[test]

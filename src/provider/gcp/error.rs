@@ -147,6 +147,14 @@ pub(super) enum Error {
         /// As its label says.
         owner: String,
     },
+    /// What is left of somebody's attempt.
+    #[error("make image {name}: it is there already, its import failed, and {why}; delete it first")]
+    Ruined {
+        /// The image.
+        name: String,
+        /// Why this program leaves it alone.
+        why: &'static str,
+    },
     /// It was there a moment ago.
     #[error("find image {0} that was just made")]
     Vanished(String),
@@ -311,7 +319,7 @@ impl Classified for Error {
             | Self::Damaged { .. }
             | Self::Vanished(_)
             | Self::Partial { .. } => Class::TRANSIENT,
-            Self::Taken { .. } | Self::Foreign { .. } | Self::NotAnImage(_) => Class::Deliverable,
+            Self::Taken { .. } | Self::Foreign { .. } | Self::Ruined { .. } | Self::NotAnImage(_) => Class::Deliverable,
         }
     }
 }

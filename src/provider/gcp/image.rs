@@ -43,7 +43,7 @@ enum Found {
     Nothing,
     /// Complete and usable, of the same content; without our mark the former service made it.
     Ready(Box<model::Image>),
-    /// What an attempt left that failed.
+    /// What an attempt of ours left that failed.
     Broken(u64),
 }
 
@@ -108,7 +108,10 @@ impl<'a> Wanted<'a> {
                     self.same(mark)?;
                     return Ok(Found::Ready(Box::new(image)));
                 }
-                Some(Status::Failed) => return Ok(Found::Broken(image.id.unwrap_or_default())),
+                Some(Status::Failed) => {
+                    self.replaceable(&image)?;
+                    return Ok(Found::Broken(image.id.unwrap_or_default()));
+                }
                 // Being made or unmade, perhaps by another process.
                 _ => pauses.next(&what).await?,
             }
@@ -124,6 +127,22 @@ impl<'a> Wanted<'a> {
             }),
             _ => Ok(labels::decode(&image.labels)),
         }
+    }
+
+    /// Whether an image whose import failed may be deleted. One without a mark is not ours, and the former service's
+    /// attempts left none that anybody could tell from an operator's.
+    fn replaceable(&self, image: &model::Image) -> Result<(), Error> {
+        let why = if labels::is_kept(&image.labels) {
+            "its label says delete=never"
+        } else if !is_ours(image) {
+            "it has no mark of this program"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Ruined {
+            name: self.name.to_owned(),
+            why,
+        })
     }
 
     /// Whether the content is the same. Without a mark the name has to do: the former service left none.
@@ -162,7 +181,7 @@ impl<'a> Wanted<'a> {
             }
         };
         if may_change {
-            upload::discard(cloud, &self.object()).await;
+            self.discard(cloud).await;
             if is_ours(&image) && image.family.is_none() && is_active(&image) {
                 origin = Origin::Created;
                 cloud.deprecate(self.name, deprecated(Timestamp::now(), None)).await?;
@@ -184,9 +203,13 @@ impl<'a> Wanted<'a> {
         };
         if error.class() == Class::Deliverable {
             self.clear(cloud).await;
-            upload::discard(cloud, &object).await;
         }
         Err(error)
+    }
+
+    /// Deletes the object: once the image is there nothing needs it any more, nor if it never will be.
+    pub(super) async fn discard(&self, cloud: &Cloud) {
+        upload::discard(cloud, &self.object()).await;
     }
 
     /// Removes what a failed import has left. A failure is a warning: the cause counts.

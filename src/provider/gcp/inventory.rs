@@ -12,6 +12,9 @@ use super::labels;
 use crate::compose::release::Stage;
 use crate::provider::OWNER;
 
+/// What the names of the former service's images begin with, as ours do. The project may have others of other people.
+const FORMER: &str = "fedora-cloud-";
+
 /// An image of the project, whoever made it.
 #[derive(Debug, Clone)]
 pub(super) struct Held {
@@ -78,7 +81,7 @@ impl Held {
         let id = image.id.ok_or_else(|| strange("no number"))?;
         let mark = labels::decode(&image.labels);
         let owner = match image.labels.get(labels::OWNER) {
-            _ if image.labels.get(labels::DELETE).is_some_and(|delete| delete == "never") => Owner::Kept,
+            _ if labels::is_kept(&image.labels) => Owner::Kept,
             Some(owner) if owner != OWNER => Owner::Other(owner.clone()),
             _ if mark.is_some() => Owner::Ours,
             _ => Owner::Unmarked,
@@ -114,8 +117,11 @@ impl Held {
     pub(super) fn hands_off(&self, unmarked: bool) -> Option<String> {
         match &self.owner {
             Owner::Ours => None,
-            Owner::Unmarked if unmarked => None,
-            Owner::Unmarked => Some("it has no mark of this program".to_owned()),
+            Owner::Unmarked if !unmarked => Some("it has no mark of this program".to_owned()),
+            Owner::Unmarked if self.name.starts_with(FORMER) => None,
+            Owner::Unmarked => Some(format!(
+                "it has no mark of this program, and its name does not begin with {FORMER}"
+            )),
             Owner::Other(owner) => Some(format!("it belongs to {owner}")),
             Owner::Kept => Some("its label says delete=never".to_owned()),
         }

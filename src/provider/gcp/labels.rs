@@ -17,8 +17,7 @@ pub(super) const OWNER: &str = "owner";
 /// When an image became the head of its family.
 pub(super) const PROMOTED: &str = "promoted";
 /// `never` means hands off.
-pub(super) const DELETE: &str = "delete";
-
+const DELETE: &str = "delete";
 const SHA256: &str = "image-sha256";
 /// A label's longest value.
 const LONGEST: usize = 63;
@@ -43,6 +42,11 @@ pub(super) fn decode(labels: &HashMap<String, String>) -> Option<Mark> {
         values.insert(SHA256.to_owned(), digest);
     }
     Mark::decode("", &values)
+}
+
+/// Whether an operator wants the image kept.
+pub(super) fn is_kept(labels: &HashMap<String, String>) -> bool {
+    labels.get(DELETE).is_some_and(|delete| delete == "never")
 }
 
 /// A time as a label. Parts of a second are lost.

@@ -250,14 +250,17 @@ mod tests {
             owner: Owner::Unmarked,
             ..image
         };
-        let images = [unmarked(head("a", 10, 10)), Held::sample("b", 20)];
+        let former = "fedora-cloud-40-1-14-x86-64";
+        let images = [unmarked(head(former, 10, 10)), Held::sample("b", 20)];
         assert_eq!(done(&images, &Rules::sample()), ["+b"]);
         let rules = Rules {
             clean_up_unmarked: true,
             ..Rules::sample()
         };
-        assert_eq!(done(&images, &rules), ["+b < a"]);
-        let never_promoted = [unmarked(Held::sample("c", 25))];
+        assert_eq!(done(&images, &rules), [format!("+b < {former}")]);
+        let by_others = [unmarked(head("builder-7", 10, 10)), Held::sample("b", 20)];
+        assert_eq!(done(&by_others, &rules), ["+b"]);
+        let never_promoted = [unmarked(Held::sample(former, 25))];
         assert_eq!(done(&never_promoted, &rules), [""; 0]);
     }
 

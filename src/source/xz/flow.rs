@@ -172,7 +172,7 @@ impl Flow {
 
 /// Bytes of the budget, until dropped.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(crate) struct Lease {
     flow: Arc<Flow>,
     bytes: u64,
 }

@@ -7,6 +7,8 @@ use flate2::Crc;
 
 /// Length of a stream header and of a stream footer.
 pub(in crate::source) const STREAM_HEADER: usize = 12;
+/// Length of the longest block header.
+pub(in crate::source) const LONGEST_HEADER: usize = 1024;
 const HEADER_MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
 const FOOTER_MAGIC: [u8; 2] = *b"YZ";
 /// The only filter that compresses, and so the last one of every chain.
@@ -128,6 +130,13 @@ pub(in crate::source) fn blocks(index: &[u8]) -> io::Result<(u64, u64)> {
     Ok((stored, decoded))
 }
 
+/// What the decoder of the first block has to remember, in a file that begins like this; `None` if it has no block.
+pub(in crate::source) fn first_dictionary(file: &[u8]) -> Option<u64> {
+    let block = file.get(STREAM_HEADER..)?;
+    let header = block.get(..BlockHeader::length(*block.first()?))?;
+    Some(BlockHeader::parse(header.to_vec()).ok()?.remembered())
+}
+
 /// What the index tells of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record {
@@ -151,6 +160,11 @@ pub(super) struct BlockHeader {
 }
 
 impl BlockHeader {
+    /// What a decoder has to remember at most. A smaller block does not fill its dictionary.
+    pub fn remembered(&self) -> u64 {
+        self.dictionary.min(self.uncompressed.unwrap_or(u64::MAX))
+    }
+
     /// Length of a block header that begins with this byte; zero begins an index instead.
     pub fn length(first: u8) -> usize {
         (usize::from(first) + 1) * 4
