@@ -1,7 +1,8 @@
 //! Which images go: those past their end of life, and those that have been deprecated for long.
 //!
-//! Only what carries this program's mark is touched, and what the former service made if that is set; never the head of a family, and nothing when the list could not be
-//! read in full. A run removes a bounded number; what is wrong with a policy shows before everything is gone.
+//! Only what carries this program's mark is touched, and what the former service made if that is set; never the head of a
+//! family, and nothing when the list could not be read in full. A run removes a bounded number; what is wrong with a policy
+//! shows before everything is gone.
 //!
 //! A head stays past its end of life: whoever names the family would get nothing instead of an old image. An operator who
 //! deprecates it ends the family, and the next run removes it.
