@@ -155,6 +155,8 @@ pub struct Staged {
     pub failed: Vec<Failed>,
     /// How long those that are ready have waited for those that failed.
     pub waited: Duration,
+    /// Locations that could not be looked at, whether they failed or are not to be changed.
+    pub unseen: BTreeSet<String>,
 }
 
 /// What users can see.
@@ -166,21 +168,15 @@ pub struct Publication {
     pub superseded: Vec<Superseded>,
     /// Locations that failed.
     pub failed: Vec<Failed>,
+    /// As in [`Staged`].
+    pub unseen: BTreeSet<String>,
 }
 
 impl Publication {
-    /// Adds the places that were live before and that nothing is said of now: their location could not be looked at.
+    /// Adds the places that were live before and could not be looked at now.
     pub(crate) fn keep(&mut self, before: &Self, deliverable: &Deliverable) {
-        let is_told = |location: &str| {
-            self.places.iter().any(|place| place.location == location)
-                || self.superseded.iter().any(|superseded| superseded.location == location)
-        };
-        let kept: Vec<Place> = before
-            .places
-            .iter()
-            .filter(|place| !is_told(&place.location))
-            .cloned()
-            .collect();
+        let is_unseen = |place: &&Place| self.unseen.contains(&place.location);
+        let kept: Vec<Place> = before.places.iter().filter(is_unseen).cloned().collect();
         self.places.extend(kept);
         in_order(&mut self.places, deliverable);
     }

@@ -12,6 +12,7 @@
 mod ami;
 mod check;
 mod client;
+mod codes;
 mod ebs;
 mod error;
 mod import;
@@ -113,8 +114,16 @@ impl Provider for AwsProvider {
                         staged.failed.push(failed(location, failure));
                     }
                 }
-                Err(error) if task.concerns(location) => staged.failed.push(failed(location, error)),
-                Err(error) => tracing::warn!(location, "failed to {error}; left out"),
+                Err(error) => {
+                    if !matches!(error, Error::Unusable { .. }) {
+                        staged.unseen.insert(location.clone());
+                    }
+                    if task.concerns(location) {
+                        staged.failed.push(failed(location, error));
+                    } else {
+                        tracing::warn!(location, "failed to {error}; left out");
+                    }
+                }
             }
         }
         // A name that means something else somewhere is not given to this image anywhere.
@@ -157,6 +166,7 @@ impl Provider for AwsProvider {
             places: Vec::new(),
             superseded: staged.superseded,
             failed: staged.failed,
+            unseen: staged.unseen,
         };
         let releases = staged.places.into_iter().map(|place| async move {
             let released = match clients.region(&place.location) {
@@ -169,10 +179,14 @@ impl Provider for AwsProvider {
             match released {
                 Ok(Some(origin)) => publication.places.push(Place { origin, ..place }),
                 Ok(None) => tracing::info!(location = place.location, "{} is not public; left out", place.id),
-                Err(error) if task.concerns(&place.location) => {
-                    publication.failed.push(failed(&place.location, error));
+                Err(error) => {
+                    if task.concerns(&place.location) {
+                        publication.failed.push(failed(&place.location, error));
+                    } else {
+                        tracing::warn!(location = place.location, "failed to {error}; left out");
+                    }
+                    publication.unseen.insert(place.location);
                 }
-                Err(error) => tracing::warn!(location = place.location, "failed to {error}; left out"),
             }
         }
         in_order(&mut publication.places, deliverable);

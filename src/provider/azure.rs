@@ -133,6 +133,7 @@ impl Provider for AzureProvider {
         let slot = self.slot(deliverable)?;
         let mut publication = Publication {
             failed: staged.failed,
+            unseen: staged.unseen,
             ..Publication::default()
         };
         if staged.places.is_empty() {

@@ -116,8 +116,14 @@ impl Provider for ContainerProvider {
                     lacking.push(Pending::new(location, repository, former, deliverable, &self.memory));
                 }
                 Ok((_, Looked::Complete { .. } | Looked::Lacking(_))) => {}
-                Err(failure) if task.concerns(&location) => staged.failed.push(Failed { location, failure }),
-                Err(failure) => tracing::warn!(location, "failed to {failure}; left out"),
+                Err(failure) => {
+                    staged.unseen.insert(location.clone());
+                    if task.concerns(&location) {
+                        staged.failed.push(Failed { location, failure });
+                    } else {
+                        tracing::warn!(location, "failed to {failure}; left out");
+                    }
+                }
             }
         }
         let mut pending = Vec::new();
@@ -162,6 +168,7 @@ impl Provider for ContainerProvider {
             places: Vec::new(),
             superseded: staged.superseded,
             failed: staged.failed,
+            unseen: staged.unseen,
         };
         let releases = staged.places.into_iter().map(|place| async move {
             // Looked at in the first step, and not to be changed.

@@ -34,7 +34,7 @@ use self::promotion::Rules;
 use super::{Finding, Origin, Place, Provider, Publication, Retired, Staged, Task};
 use crate::config::Environment;
 use crate::config::gcp::{CREDENTIALS, Gcp};
-use crate::error::{Class, Failure};
+use crate::error::Failure;
 use crate::select::Deliverable;
 
 /// Between two looks at what the policies have to do. Their times are days.
@@ -99,15 +99,8 @@ impl Provider for GcpProvider {
         let wanted = Wanted::of(deliverable)?;
         // An image is in all its storage locations at once.
         let may_change = deliverable.locations.iter().any(|location| task.concerns(location));
-        let cloud = self.cloud().await?;
-        let staged = wanted.stage(&cloud, task, may_change).await;
-        if let Err(failure) = &staged
-            && may_change
-            && failure.class() == Class::Deliverable
-        {
-            wanted.discard(&cloud).await;
-        }
-        let places = staged?.map_or_else(Vec::new, |(address, origin)| places(deliverable, &address, origin));
+        let staged = wanted.stage(&self.cloud().await?, task, may_change).await?;
+        let places = staged.map_or_else(Vec::new, |(address, origin)| places(deliverable, &address, origin));
         Ok(Staged {
             places,
             ..Staged::default()
@@ -119,6 +112,7 @@ impl Provider for GcpProvider {
             places: staged.places,
             superseded: staged.superseded,
             failed: staged.failed,
+            unseen: staged.unseen,
         };
         let Some(place) = publication.places.iter().find(|place| task.concerns(&place.location)) else {
             return Ok(publication);

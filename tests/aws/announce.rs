@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use cloud_image_uploader_test_support::amqp::Received;
+use cloud_image_uploader_test_support::amqp::{Admin, Received, Spy};
 use cloud_image_uploader_test_support::aws::{Effect, Fault};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
+use cloud_image_uploader_test_support::program::Running;
 use cloud_image_uploader_test_support::rabbit::{self, DAEMON, Options, Rabbit};
 use serde_json::{Value, json};
 
@@ -98,87 +99,100 @@ async fn the_announcement_is_that_of_the_former_service() {
     assert_eq!(daemon.wait(LONG).await.unwrap().code, Some(0));
 }
 
+const ALL: [&str; 3] = ["us-east-1", "eu-west-1", "ap-south-1"];
+
+/// A compose on its way to all regions, of which some take for ever.
+struct Slow {
+    world: World,
+    program: Running,
+    spy: Spy,
+    _admin: Admin,
+    _rabbit: Rabbit,
+}
+
+impl Slow {
+    async fn start(regions: &[&str]) -> Self {
+        let mut world = World::small(&ALL, Method::Direct).await;
+        world.service = "give_up_after = \"120s\"\nlocation_patience = \"2s\"\n".to_owned();
+        let rabbit = Rabbit::start(Options::default()).await.unwrap();
+        let admin = rabbit.admin().await.unwrap();
+        let spy = admin.spy(NOTICES).await.unwrap();
+        for region in regions {
+            let slow = Duration::from_secs(3600);
+            world.cloud.settings().copy_by_region.insert((*region).into(), slow);
+        }
+        let message = world.message();
+        let arguments = ["reconsume", "--file", message.to_str().unwrap()];
+        let program = world.program_with(&config(&world, &rabbit), &arguments);
+        Self {
+            program: program.start().unwrap(),
+            world,
+            spy,
+            _admin: admin,
+            _rabbit: rabbit,
+        }
+    }
+
+    /// They take no longer than the others.
+    fn hurry(&self) {
+        self.world.cloud.settings().copy_by_region.clear();
+    }
+
+    /// The next announcement, and its regions.
+    async fn announced(&mut self) -> (Received, Vec<String>) {
+        let notice = self.spy.next(LONG).await.unwrap();
+        let body = notice.json().unwrap();
+        let regions = body["regions"].as_object().unwrap().keys().cloned().collect();
+        (notice, regions)
+    }
+
+    async fn end(self, code: i32) {
+        let exit = self.program.wait(LONG).await.unwrap();
+        assert_eq!(exit.code, Some(code), "{}", exit.stderr);
+    }
+}
+
 /// The others are announced when the patience is over; the repair is announced with the full list.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repaired_region_is_announced_with_the_others() {
-    let mut world = World::small(&["us-east-1", "eu-west-1", "ap-south-1"], Method::Direct).await;
-    world.service = "give_up_after = \"120s\"\nlocation_patience = \"2s\"\n".to_owned();
-    let rabbit = Rabbit::start(Options::default()).await.unwrap();
-    let admin = rabbit.admin().await.unwrap();
-    let mut spy = admin.spy(NOTICES).await.unwrap();
-    let config = config(&world, &rabbit);
-    let slow = Duration::from_secs(3600);
-    world.cloud.settings().copy_by_region.insert("ap-south-1".into(), slow);
-    let message = world.message();
-    let program = world.program_with(&config, &["reconsume", "--file", message.to_str().unwrap()]);
-    let program = program.start().unwrap();
-    let first = spy.next(LONG).await.unwrap();
-    assert_eq!(regions(&first), ["us-east-1", "eu-west-1"]);
-    world.cloud.settings().copy_by_region.clear();
-    let second = spy.next(LONG).await.unwrap();
-    assert_eq!(regions(&second), ["us-east-1", "eu-west-1", "ap-south-1"]);
+    let mut slow = Slow::start(&["ap-south-1"]).await;
+    let (first, regions) = slow.announced().await;
+    assert_eq!(regions, ["us-east-1", "eu-west-1"]);
+    slow.hurry();
+    let (second, regions) = slow.announced().await;
+    assert_eq!(regions, ALL);
     assert_ne!(first.properties.message_id(), second.properties.message_id());
-    let exit = program.wait(LONG).await.unwrap();
-    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    slow.end(0).await;
 }
 
 /// One region that is ready waits for many that are not as long as for one.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_regions_delay_the_announcement_by_the_patience_only() {
-    let mut world = World::small(&["us-east-1", "eu-west-1", "ap-south-1"], Method::Direct).await;
-    world.service = "give_up_after = \"120s\"\nlocation_patience = \"2s\"\n".to_owned();
-    let rabbit = Rabbit::start(Options::default()).await.unwrap();
-    let admin = rabbit.admin().await.unwrap();
-    let mut spy = admin.spy(NOTICES).await.unwrap();
-    let config = config(&world, &rabbit);
-    for region in ["eu-west-1", "ap-south-1"] {
-        let slow = Duration::from_secs(3600);
-        world.cloud.settings().copy_by_region.insert(region.into(), slow);
-    }
-    let message = world.message();
-    let program = world.program_with(&config, &["reconsume", "--file", message.to_str().unwrap()]);
-    let program = program.start().unwrap();
-    assert_eq!(regions(&spy.next(LONG).await.unwrap()), ["us-east-1"]);
-    assert!(world.image("us-east-1", "x86_64").permissions.public);
-    world.cloud.settings().copy_by_region.clear();
-    let all = ["us-east-1", "eu-west-1", "ap-south-1"];
-    while regions(&spy.next(LONG).await.unwrap()) != all {}
-    let exit = program.wait(LONG).await.unwrap();
-    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    let mut slow = Slow::start(&["eu-west-1", "ap-south-1"]).await;
+    assert_eq!(slow.announced().await.1, ["us-east-1"]);
+    assert!(slow.world.image("us-east-1", "x86_64").permissions.public);
+    slow.hurry();
+    while slow.announced().await.1 != ALL {}
+    slow.end(0).await;
 }
 
 /// A region that is live and cannot be looked at later is announced with the others all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_later_announcement_lacks_what_is_live() {
-    let mut world = World::small(&["us-east-1", "eu-west-1", "ap-south-1"], Method::Direct).await;
-    world.service = "give_up_after = \"120s\"\nlocation_patience = \"2s\"\n".to_owned();
-    let rabbit = Rabbit::start(Options::default()).await.unwrap();
-    let admin = rabbit.admin().await.unwrap();
-    let mut spy = admin.spy(NOTICES).await.unwrap();
-    let config = config(&world, &rabbit);
-    let slow = Duration::from_secs(3600);
-    world.cloud.settings().copy_by_region.insert("ap-south-1".into(), slow);
-    let message = world.message();
-    let program = world.program_with(&config, &["reconsume", "--file", message.to_str().unwrap()]);
-    let mut program = program.start().unwrap();
-    assert_eq!(regions(&spy.next(LONG).await.unwrap()), ["us-east-1", "eu-west-1"]);
+    let mut slow = Slow::start(&["ap-south-1"]).await;
+    assert_eq!(slow.announced().await.1, ["us-east-1", "eu-west-1"]);
     let forbidden = Effect::Refuse {
         status: 403,
         code: "UnauthorizedOperation".into(),
         message: "You are not authorized to perform this operation.".into(),
     };
-    world
-        .cloud
-        .fault(Fault::on("DescribeImages", forbidden).region("eu-west-1"));
-    program.wait_for_log("in eu-west-1: AWS answered", LONG).await.unwrap();
-    world.cloud.settings().copy_by_region.clear();
-    let all = ["us-east-1", "eu-west-1", "ap-south-1"];
-    assert_eq!(regions(&spy.next(LONG).await.unwrap()), all);
-    let exit = program.wait(LONG).await.unwrap();
-    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
-}
-
-fn regions(notice: &Received) -> Vec<String> {
-    let body = notice.json().unwrap();
-    body["regions"].as_object().unwrap().keys().cloned().collect()
+    let look = Fault::on("DescribeImages", forbidden).region("eu-west-1");
+    slow.world.cloud.fault(look);
+    slow.program
+        .wait_for_log("in eu-west-1: AWS answered", LONG)
+        .await
+        .unwrap();
+    slow.hurry();
+    assert_eq!(slow.announced().await.1, ALL);
+    slow.end(1).await;
 }

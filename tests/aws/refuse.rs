@@ -42,18 +42,22 @@ async fn a_name_taken_by_other_content_is_an_error_with_both_digests() {
     }
 }
 
+/// Somebody makes the image of a region theirs.
+fn take_over(world: &World, region: &str) {
+    let image = world.image(region, "x86_64").id;
+    let script = format!(
+        "import boto3\nec2 = boto3.client('ec2', region_name='{region}')\n\
+         ec2.create_tags(Resources=['{image}'], Tags=[{{'Key': '{PREFIX}owner', 'Value': 'CoreOS'}}])\n"
+    );
+    let mut python = world.cloud.python("tag.py", &script).unwrap();
+    assert!(python.status().unwrap().success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_owner_means_hands_off() {
     let world = World::small(&["us-east-1"], Method::Direct).await;
     world.published().await;
-    let image = world.image("us-east-1", "x86_64");
-    let script = format!(
-        "import boto3\nec2 = boto3.client('ec2', region_name='us-east-1')\n\
-         ec2.create_tags(Resources=['{}'], Tags=[{{'Key': '{PREFIX}owner', 'Value': 'CoreOS'}}])\n",
-        image.id
-    );
-    let mut python = world.cloud.python("tag.py", &script).unwrap();
-    assert!(python.status().unwrap().success());
+    take_over(&world, "us-east-1");
     world.cloud.forget_calls();
     let exit = world.publish().await;
     assert_eq!(exit.code, Some(1), "{}", exit.stderr);
@@ -66,14 +70,7 @@ async fn another_owner_means_hands_off() {
 async fn another_owner_in_one_region_leaves_the_repair_of_others_alone() {
     let world = World::small(&TWO, Method::Direct).await;
     world.published().await;
-    let image = world.image("eu-west-1", "x86_64");
-    let script = format!(
-        "import boto3\nec2 = boto3.client('ec2', region_name='eu-west-1')\n\
-         ec2.create_tags(Resources=['{}'], Tags=[{{'Key': '{PREFIX}owner', 'Value': 'CoreOS'}}])\n",
-        image.id
-    );
-    let mut python = world.cloud.python("tag.py", &script).unwrap();
-    assert!(python.status().unwrap().success());
+    take_over(&world, "eu-west-1");
     let wider = World {
         regions: [TWO[0], TWO[1], "ap-south-1"].map(str::to_owned).to_vec(),
         ..world

@@ -64,18 +64,6 @@ async fn the_gallery_s_own_region_is_repaired_by_its_command() {
     assert_eq!(world.regions(), ["eastus", "westus2"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_region_of_which_azure_says_nothing_is_added_again() {
-    let world = World::new(&["eastus", "westus2", "japaneast"]).await;
-    world.azure.hush_region("westus2", 1);
-    let disk = disk("x86_64");
-    world.compose(vec![row("x86_64", &disk)]);
-    let exit = world.reconsume(&[]).await;
-    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
-    world.assert_published(X64, &disk).await;
-    assert_eq!(world.regions(), ["eastus", "japaneast", "westus2"]);
-}
-
 /// A request that is repeated must not undo what was done since it was made.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promotion_in_the_middle_of_a_repair_stays() {

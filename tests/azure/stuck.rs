@@ -123,7 +123,7 @@ impl Gallery {
             let publication = provider.release(&deliverable, staged, &task).await.unwrap();
             let place = |place: Place| place.location;
             let said = |Failed { failure, .. }| {
-                assert_eq!(failure.class(), Class::TRANSIENT, "{failure}");
+                assert_eq!(failure.class(), Class::Deliverable, "{failure}");
                 failure.to_string()
             };
             Ok((
@@ -173,13 +173,26 @@ async fn regions_that_have_a_version_do_not_wait_for_one_that_is_stuck() {
         let (places, failed) = published.unwrap();
         assert_eq!(places, ["eastus"]);
         let [failed] = &failed[..] else { panic!("{failed:?}") };
-        let expected =
-            format!("replicate {X64}/{VERSION} to westeurope: Azure has been at work on the version for hours");
+        let expected = format!("replicate {X64}/{VERSION} to westeurope: Azure is at work on it since 4h");
         assert!(failed.starts_with(&expected), "{failed}");
         assert_patient(took);
         // Azure takes no change meanwhile.
         assert_eq!(gallery.azure.changes().len(), 1, "{:?}", gallery.azure.changes());
     }
+}
+
+/// It is taken out, and added again.
+#[tokio::test]
+async fn a_region_of_which_azure_never_says_anything_is_forgotten() {
+    let gallery = Gallery::with(&["eastus", "westeurope"]).await;
+    gallery.azure.hush_region("westeurope", 1);
+    gallery.begin(&["eastus", "westeurope"]).await;
+    let (published, took) = gallery.publish().await;
+    let (places, failed) = published.unwrap();
+    assert_eq!(failed, [""; 0]);
+    assert_eq!(places, ["eastus", "westeurope"]);
+    assert!(took > HOUR / 10 && took < HOUR, "it may say something late: {took:?}");
+    assert_eq!(gallery.azure.changes().len(), 3, "{:?}", gallery.azure.changes());
 }
 
 #[tokio::test]

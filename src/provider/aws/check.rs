@@ -146,9 +146,15 @@ async fn region(section: &Aws, clients: &Clients, region: &Region) -> Line {
 async fn blocks_snapshots(region: &Region) -> Result<bool, Error> {
     let what = format!("read whether {} blocks public snapshots", region.name);
     let read = || region.ec2.get_snapshot_block_public_access_state().send();
-    let answer = call("GetSnapshotBlockPublicAccessState", &what, read).await?;
-    let state = answer.state();
-    Ok(state.is_some_and(|state| *state != SnapshotBlockPublicAccessState::Unblocked))
+    match call("GetSnapshotBlockPublicAccessState", &what, read).await {
+        Ok(answer) => {
+            let state = answer.state();
+            Ok(state.is_some_and(|state| *state != SnapshotBlockPublicAccessState::Unblocked))
+        }
+        // Publishing does not need it.
+        Err(error) if error.is_denied() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 async fn public_images(region: &Region) -> Result<usize, Error> {

@@ -63,7 +63,7 @@ impl Stage<'_> {
         lacking: Vec<Lacking<'_>>,
         finished: &[(&Region, Ami)],
     ) -> Result<(Vec<Outcome>, Duration), Failure> {
-        let mut ready = (!finished.is_empty()).then(Instant::now);
+        let mut ready = None;
         let mut outcomes = Vec::new();
         if lacking.is_empty() {
             self.delete_spares(&outcomes, finished, None).await;
@@ -106,13 +106,18 @@ impl Stage<'_> {
         let mut done = finished.len();
         let all = done + running.len();
         let started = Instant::now();
+        let mut patience = self.task.patience;
+        if !finished.is_empty() {
+            ready = Some(started);
+            patience = patience.max(GRACE);
+        }
         let mut grace = None;
         while !running.is_empty() {
             if grace.is_none() && 2 * done >= all {
                 grace = Some(Instant::now() + started.elapsed().max(GRACE));
             }
-            let patience = ready.map(|ready| ready + self.task.patience);
-            let next = match grace.into_iter().chain(patience).min() {
+            let enough = ready.map(|ready| ready + patience);
+            let next = match grace.into_iter().chain(enough).min() {
                 Some(deadline) => timeout_at(deadline, running.next()).await,
                 None => Ok(running.next().await),
             };

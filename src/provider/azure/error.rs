@@ -114,6 +114,20 @@ pub(super) enum Error {
         /// What Azure says of it.
         said: String,
     },
+    /// Replicas are being made in a region for longer than ever.
+    #[error(
+        "replicate {name} to {region}: Azure is at work on it since {} and takes no change until that is over; look at \
+         the version there, and repair the region then",
+        humantime::format_duration(*limit)
+    )]
+    Stuck {
+        /// The version.
+        name: String,
+        /// The region.
+        region: String,
+        /// How long it was waited.
+        limit: Duration,
+    },
     /// Somebody else's content.
     #[error(
         "publish {name}: it is there already with another content: made of {found}, and now of {expected}; delete that \
@@ -289,6 +303,7 @@ impl Classified for Error {
             Self::Taken { .. }
             | Self::Owned { .. }
             | Self::Ruined(_)
+            | Self::Stuck { .. }
             | Self::Definition { .. }
             | Self::Vhd { .. }
             | Self::NotAVersion(_) => Class::Deliverable,

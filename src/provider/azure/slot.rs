@@ -9,11 +9,13 @@ use super::client::{Pace, REPLICATION};
 use super::error::Error;
 use super::gallery::Gallery;
 use super::version::{Version, region_of};
-use crate::config::azure::TargetRegion;
+use crate::config::azure::{TargetRegion, canonical};
 use crate::provider::Mark;
 
 /// How often the log says how far replication is.
 const PROGRESS: Duration = Duration::from_secs(300);
+/// What Azure says of a region may come so much later than the end of its operation. After that, it has forgotten it.
+const SAYING: Duration = Duration::from_secs(10 * 60);
 
 /// Where a version is, or will be.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +82,22 @@ impl Slot<'_> {
                 };
             }
         }
+    }
+
+    /// Waits until Azure has said something of each of these regions that the version is to be in, for a while.
+    pub(super) async fn heard(&self, version: &mut Version, regions: &[&TargetRegion]) -> Result<(), Error> {
+        let what = format!("hear of the regions of {}", self.name());
+        let mut pace = Pace::within(SAYING);
+        let is_silent = |version: &Version| {
+            let lacking = version.lacking();
+            let said = |region: &&TargetRegion| lacking.get(&canonical(&region.name)).is_some_and(Option::is_none);
+            !version.is_busy() && regions.iter().any(said)
+        };
+        while is_silent(version) && pace.pause(&what, None).await.is_ok() {
+            let Some(found) = self.settled().await? else { break };
+            *version = found;
+        }
+        Ok(())
     }
 
     /// Makes the version from a blob of our storage account.

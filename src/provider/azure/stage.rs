@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::blob::Blob;
+use super::client::REPLICATION;
 use super::error::Error;
 use super::slot::{Changed, Slot};
 use super::version::Version;
@@ -18,8 +19,8 @@ use crate::select::Deliverable;
 type Reasons = BTreeMap<String, Failure>;
 
 /// What there is to say of a region where Azure has not failed.
-const STUCK: &str = "Azure has been at work on the version for hours, and has not ended";
 const UNSAID: &str = "Azure does not say that it is there";
+const NOT_YET: &str = "it is not added yet to what was made without it";
 
 impl AzureProvider {
     /// Looks first, does what is missing, and tells which regions have the version.
@@ -53,8 +54,10 @@ impl AzureProvider {
                     },
                 });
             } else if task.concerns(location) {
-                let said = if version.is_busy() { STUCK } else { UNSAID };
-                let unknown = || lacks(slot, location, said);
+                let unknown = || match version.is_busy() {
+                    true => stuck(slot, location),
+                    false => lacks(slot, location, UNSAID),
+                };
                 let failure = reasons.get(&region).cloned().unwrap_or_else(unknown);
                 staged.failed.push(Failed {
                     location: location.clone(),
@@ -121,8 +124,7 @@ impl AzureProvider {
                 let made = make(&home).await?;
                 tracing::warn!("made {} in {} alone: {error}", slot.name(), self.section.location);
                 for region in &all {
-                    let left_out = lacks(slot, &region.name, "it is not added yet to what was made without it");
-                    reasons.insert(canonical(&region.name), left_out);
+                    reasons.insert(canonical(&region.name), lacks(slot, &region.name, NOT_YET));
                 }
                 made
             }
@@ -171,7 +173,7 @@ impl AzureProvider {
         if is_complete(version) {
             return Ok(());
         }
-        // Of what was added a moment ago Azure may say something soon.
+        slot.heard(version, wanted).await?;
         self.drop_failed(slot, version, wanted, reasons).await?;
         let targets = version.target_names();
         let is_missing = |region: &&TargetRegion| !targets.contains(&canonical(&region.name));
@@ -182,27 +184,32 @@ impl AzureProvider {
             if version.is_busy() || is_complete(version) {
                 break;
             }
-            let added = match slot.add(version, group).await {
+            match slot.add(version, group).await {
                 Ok(Changed { version: left, error }) => {
                     if let Some(left) = left {
                         *version = left;
                     }
-                    error
+                    if let Some(failure) = error.map(Failure::from) {
+                        reasons.extend(group.iter().map(|region| (canonical(&region.name), failure.clone())));
+                    }
+                    self.drop_failed(slot, version, &[], reasons).await?;
+                    // Who has it now need not wait for the others: they are added in the next round.
+                    for region in groups.into_iter().flatten() {
+                        reasons.insert(canonical(&region.name), lacks(slot, &region.name, NOT_YET));
+                    }
+                    break;
                 }
                 // One region that is refused must not keep the version from the others. Halves find it in fewer steps
                 // than single regions, and a step may take an hour.
                 Err(error) if error.class() == Class::Deliverable && group.len() > 1 => {
                     let (one, other) = group.split_at(group.len() / 2);
                     groups.extend([other, one]);
-                    continue;
                 }
-                Err(error) if error.class() == Class::Deliverable && group.len() == 1 => Some(error),
+                Err(error) if error.class() == Class::Deliverable && group.len() == 1 => {
+                    reasons.insert(canonical(&group[0].name), error.into());
+                }
                 Err(error) => return Err(error),
-            };
-            if let Some(failure) = added.map(Failure::from) {
-                reasons.extend(group.iter().map(|region| (canonical(&region.name), failure.clone())));
             }
-            self.drop_failed(slot, version, &[], reasons).await?;
         }
         Ok(())
     }
@@ -274,6 +281,16 @@ impl AzureProvider {
         };
         warn(removed.await);
     }
+}
+
+/// Why a region lacks the version, until somebody has looked.
+fn stuck(slot: Slot<'_>, region: &str) -> Failure {
+    let error = Error::Stuck {
+        name: slot.name(),
+        region: region.to_owned(),
+        limit: REPLICATION,
+    };
+    error.into()
 }
 
 /// Why a region lacks the version, for now.

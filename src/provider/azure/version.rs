@@ -119,7 +119,8 @@ impl Version {
             .collect()
     }
 
-    /// The target regions that lack it, by canonical name, with what Azure says of those where it failed.
+    /// The target regions that lack it, by canonical name, with what Azure says of those where it failed. Where it is still
+    /// being made, whatever failed elsewhere, is none of them.
     pub(super) fn lacking(&self) -> BTreeMap<String, Option<String>> {
         let mut failed: BTreeMap<String, String> = self
             .replicas()
@@ -134,11 +135,16 @@ impl Version {
                 (region, said)
             })
             .collect();
+        let on_its_way: BTreeSet<String> = self
+            .replicas()
+            .filter(|(_, replica)| replica["state"] == "Replicating")
+            .map(|(region, _)| region)
+            .collect();
         let complete = self.complete();
         let lacking = self
             .target_names()
             .into_iter()
-            .filter(|region| !complete.contains(region));
+            .filter(|region| !complete.contains(region) && !on_its_way.contains(region));
         lacking
             .map(|region| {
                 let said = failed.remove(&region);

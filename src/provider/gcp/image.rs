@@ -166,7 +166,11 @@ impl<'a> Wanted<'a> {
         may_change: bool,
     ) -> Result<Option<(String, Origin)>, Failure> {
         let mut origin = Origin::Found;
-        let image = match self.look(cloud).await? {
+        let mut looked = self.look(cloud).await.map_err(Failure::from);
+        if may_change {
+            looked = self.tidied(cloud, looked).await;
+        }
+        let image = match looked? {
             Found::Ready(image) => image,
             Found::Nothing | Found::Broken(_) if !may_change => return Ok(None),
             lacking => {
@@ -175,9 +179,10 @@ impl<'a> Wanted<'a> {
                     cloud.delete(self.name, id).await?;
                 }
                 origin = Origin::Created;
-                self.make(cloud, task).await?;
-                // What cannot be seen now is looked for in the next round.
-                self.present(cloud).await?
+                // A tarball that cannot be read says nothing about the object: another process may be importing it.
+                upload::ensure(cloud, &self.object(), &task.source(self.image)).await?;
+                let imported = self.import(cloud).await;
+                self.tidied(cloud, imported).await?
             }
         };
         if may_change {
@@ -190,25 +195,38 @@ impl<'a> Wanted<'a> {
         Ok(Some((address(&image), origin)))
     }
 
-    /// Uploads and imports.
-    async fn make(&self, cloud: &Cloud, task: &Task) -> Result<(), Failure> {
-        let object = self.object();
-        upload::ensure(cloud, &object, &task.source(self.image)).await?;
+    /// Makes the image of the object.
+    async fn import(&self, cloud: &Cloud) -> Result<Box<model::Image>, Failure> {
         tracing::info!(image = self.name, "importing {}", self.name);
-        let error = match cloud.insert(&self.request(&cloud.bucket)).await {
-            Ok(()) => return Ok(()),
+        match cloud.insert(&self.request(&cloud.bucket)).await {
+            Ok(()) => {}
             // Another process was faster. What it made is looked at next.
-            Err(error) if error.is_conflict() => return Ok(()),
-            Err(error) => Failure::from(error),
-        };
-        if error.class() == Class::Deliverable {
-            self.clear(cloud).await;
+            Err(error) if error.is_conflict() => {}
+            Err(error) => {
+                let failure = Failure::from(error);
+                if failure.class() == Class::Deliverable {
+                    self.clear(cloud).await;
+                }
+                return Err(failure);
+            }
         }
-        Err(error)
+        // What cannot be seen now is looked for in the next round.
+        Ok(self.present(cloud).await?)
     }
 
-    /// Deletes the object: once the image is there nothing needs it any more, nor if it never will be.
-    pub(super) async fn discard(&self, cloud: &Cloud) {
+    /// Deletes the object if there will be no image made of it.
+    async fn tidied<T>(&self, cloud: &Cloud, made: Result<T, Failure>) -> Result<T, Failure> {
+        if made
+            .as_ref()
+            .is_err_and(|failure| failure.class() == Class::Deliverable)
+        {
+            self.discard(cloud).await;
+        }
+        made
+    }
+
+    /// Deletes the object, which nothing needs any more.
+    async fn discard(&self, cloud: &Cloud) {
         upload::discard(cloud, &self.object()).await;
     }
 
