@@ -1,5 +1,6 @@
 //! `check`, and what it says before anything fails.
 
+use cloud_image_uploader_test_support::aws::{Effect, Fault};
 use cloud_image_uploader_test_support::moto::Moto;
 use cloud_image_uploader_test_support::process::run;
 
@@ -67,6 +68,21 @@ async fn what_is_wrong_is_named_with_its_remedy() {
         exit.stdout
     );
     assert_eq!(exit.code, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_publishing_does_not_need_may_be_denied() {
+    let world = World::small(&TWO, Method::Direct).await;
+    let denied = Effect::Refuse {
+        status: 403,
+        code: "UnauthorizedOperation".into(),
+        message: "You are not authorized to perform this operation.".into(),
+    };
+    world
+        .cloud
+        .fault(Fault::on("GetSnapshotBlockPublicAccessState", denied));
+    let lines = check(&world).await;
+    assert!(lines.iter().all(|line| line.starts_with("ok: ")), "{lines:#?}");
 }
 
 /// Who we are and whether the role is there, by the word of a server that was written by others.
