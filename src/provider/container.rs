@@ -184,7 +184,10 @@ impl Provider for ContainerProvider {
             match outcome {
                 Ok(Moved::To(id)) => publication.places.push(Place { id, ..place }),
                 Ok(Moved::Newer(by)) => publication.superseded.push(Superseded { location, by }),
-                Err(failure) => publication.failed.push(Failed { location, failure }),
+                Err(failure) => {
+                    publication.unseen.insert(location.clone());
+                    publication.failed.push(Failed { location, failure });
+                }
             }
         }
         in_order(&mut publication.places, deliverable);
