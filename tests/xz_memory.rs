@@ -9,11 +9,11 @@ mod files;
 mod resident;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use files::{MEMORY, Stored, noise, open, parallel, serial, sources};
+use files::{MEMORY, Stored, open, parallel, serial, sources};
 use liblzma::stream::Check;
-use resident::{forget, peak};
+use resident::{disk, forget, peak, steady};
 use tokio::sync::Barrier;
 
 const MIB: u64 = 1 << 20;
@@ -31,13 +31,8 @@ async fn all(images: &[&Stored], memory: u64, ordered: bool) {
         tasks.push(tokio::spawn(async move {
             let mut chunks = open(&source, ordered).await;
             started.wait().await;
-            // Whatever is decoded stays until the process holds no more than a moment ago.
-            let mut before = 0;
-            let deadline = Instant::now() + Duration::from_secs(20);
-            while peak() > before && Instant::now() < deadline {
-                before = peak();
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
+            // Whatever is decoded stays until then.
+            steady(Duration::from_secs(20)).await;
             while chunks.next().await.unwrap().is_some() {}
         }));
     }
@@ -48,12 +43,7 @@ async fn all(images: &[&Stored], memory: u64, ordered: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_is_bounded_whatever_the_images() {
-    // No chunk is a hole, and yet it is made and decoded in no time.
-    let mut content = Vec::new();
-    for chunk in 1..=336 {
-        content.extend(noise(chunk, 4 << 10));
-        content.resize((512 << 10) * usize::try_from(chunk).unwrap(), 0);
-    }
+    let content = disk(336);
     let blocks = Stored::new(&parallel(&content, 24 * MIB, 0, Check::Crc64));
     let single = Stored::new(&serial(&content, content.len(), 0, Check::Crc64, false));
     // Blocks larger than what may be decoded at once, and with a large dictionary.

@@ -109,15 +109,21 @@ async fn what_azure_refuses_for_good_leaves_nothing() {
     }
 }
 
-/// A version that failed and lost its mark is somebody's business.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_ruin_without_a_mark_is_left_alone() {
+/// What a process left that was killed while the version failed in its only region.
+pub async fn ruin() -> World {
     let world = World::new(&["eastus"]).await;
     world.azure.fail_region("eastus", 1);
     world.compose(vec![row("x86_64", &disk("x86_64"))]);
     let mut running = world.reconsuming(&[]).start().unwrap();
     world.azure.wait_for_calls("PUT version", 1, LIMIT).await.unwrap();
     running.kill().unwrap();
+    world
+}
+
+/// A version that failed and lost its mark is somebody's business.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ruin_without_a_mark_is_left_alone() {
+    let world = ruin().await;
     world
         .azure
         .retag(GALLERY, X64, VERSION, |tags| *tags = json!({"team": "somebody"}));

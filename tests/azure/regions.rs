@@ -3,7 +3,7 @@
 use cloud_image_uploader_test_support::azure::Fault;
 use serde_json::{Value, json};
 
-use crate::hostile::taken;
+use crate::hostile::{ruin, taken};
 use crate::world::*;
 
 /// Azure refuses a request as a whole for one region in it.
@@ -105,12 +105,7 @@ async fn two_repairs_at_once_leave_both_regions() {
 /// What failed everywhere is made again, but not what users were promised.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_was_promoted_is_not_deleted() {
-    let world = World::new(&["eastus"]).await;
-    world.azure.fail_region("eastus", 1);
-    world.compose(vec![row("x86_64", &disk("x86_64"))]);
-    let mut running = world.reconsuming(&[]).start().unwrap();
-    world.azure.wait_for_calls("PUT version", 1, LIMIT).await.unwrap();
-    running.kill().unwrap();
+    let world = ruin().await;
     world.azure.promote(GALLERY, X64, VERSION);
     let exit = world.reconsume(&[]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);

@@ -31,6 +31,16 @@ pub(super) struct Changed {
     pub(super) error: Option<Error>,
 }
 
+impl Changed {
+    /// Makes `version` what was left of it. What the operation said if it failed.
+    pub(super) fn update(self, version: &mut Version) -> Option<Error> {
+        if let Some(left) = self.version {
+            *version = left;
+        }
+        self.error
+    }
+}
+
 impl Slot<'_> {
     /// `Fedora-Cloud-43-x64/43.20250901.2`.
     pub(super) fn name(&self) -> String {

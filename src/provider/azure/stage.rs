@@ -185,11 +185,8 @@ impl AzureProvider {
                 break;
             }
             match slot.add(version, group).await {
-                Ok(Changed { version: left, error }) => {
-                    if let Some(left) = left {
-                        *version = left;
-                    }
-                    if let Some(failure) = error.map(Failure::from) {
+                Ok(changed) => {
+                    if let Some(failure) = changed.update(version).map(Failure::from) {
                         reasons.extend(group.iter().map(|region| (canonical(&region.name), failure.clone())));
                     }
                     self.drop_failed(slot, version, &[], reasons).await?;
@@ -247,11 +244,8 @@ impl AzureProvider {
             slot.name(),
             names.join(", ")
         );
-        let Changed { version: left, error } = slot.drop_regions(version, &regions).await?;
-        warn(error.map_or(Ok(()), Err));
-        if let Some(left) = left {
-            *version = left;
-        }
+        let changed = slot.drop_regions(version, &regions).await?;
+        warn(changed.update(version).map_or(Ok(()), Err));
         Ok(())
     }
 
