@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::http::Hosts;
-use crate::location::Location;
+use crate::base::http::Hosts;
+use crate::base::resource::Location;
 
 pub use environment::Environment;
 pub use logging::Logging;

@@ -1,30 +1,77 @@
 //! Publishes the images of a finished compose to clouds and registries.
+//!
+//! The folders are listed so that each imports only from itself and from those above it; `tests/structure.rs` holds that.
 
-pub mod amqp;
-pub mod cli;
-pub mod compose;
+/// What every program of this kind needs: failures by what can be done about them, retries, HTTP, metrics. Knows no images.
+pub mod base {
+    pub mod failure;
+    pub mod http;
+    pub mod metrics;
+    pub mod progress;
+    pub mod resource;
+    pub mod retry;
+    pub mod secret;
+}
+
+/// Composes, images, and what becomes of them under which names. No I/O.
+pub mod model {
+    pub mod compose;
+    pub mod select;
+}
+
+/// The images themselves: bytes in, verified chunks and facts out.
+pub mod images {
+    #[cfg(any(feature = "container", feature = "local"))]
+    pub mod oci;
+    pub mod signature;
+    pub mod source;
+    mod tarball;
+    #[cfg(feature = "azure")]
+    pub mod vhd;
+    mod xz;
+}
+
 pub mod config;
-pub mod consumer;
-pub mod error;
-pub mod http;
-pub mod location;
-pub mod message;
-pub mod metrics;
-pub mod monitoring;
-pub mod notify;
-#[cfg(any(feature = "container", feature = "local"))]
-pub mod oci;
-pub mod pipeline;
-pub mod plan;
-pub mod provider;
-pub mod report;
-pub mod retry;
-pub mod secret;
-pub mod select;
-pub mod signature;
-pub mod source;
-pub mod telemetry;
-pub mod work;
+
+/// The broker and what goes over it.
+pub mod messaging {
+    pub mod broker;
+    pub mod consumer;
+    pub mod datagrepper;
+    pub mod message;
+    pub mod notify;
+}
+
+/// The clouds and registries, each behind the same contract.
+pub mod providers {
+    #[cfg(feature = "aws")]
+    pub mod aws;
+    #[cfg(feature = "azure")]
+    pub mod azure;
+    #[cfg(feature = "container")]
+    pub mod container;
+    pub mod contract;
+    #[cfg(feature = "gcp")]
+    pub mod gcp;
+    #[cfg(feature = "local")]
+    pub mod local;
+}
+
+/// From a message to what is live and announced.
+pub mod publish {
+    pub mod pipeline;
+    pub mod report;
+    pub mod work;
+}
+
+/// The command line.
+pub mod commands {
+    pub mod arguments;
+    pub mod monitoring;
+    pub mod package_files;
+    pub mod plan;
+    pub mod telemetry;
+}
 
 /// What `--version` says: the git tag that was built, else as near to it as the build could know.
 pub const VERSION: &str = env!("CLOUD_IMAGE_UPLOADER_VERSION");

@@ -9,27 +9,30 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use cloud_image_uploader::amqp::Broker;
-use cloud_image_uploader::cli::{Arguments, Command, Invocation, PlanFormat, Reconsume, Subject, package_files};
-use cloud_image_uploader::compose::release::Releases;
+use cloud_image_uploader::base::failure::{Chain, Failure};
+use cloud_image_uploader::base::progress::Board;
+use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::{http, metrics};
+use cloud_image_uploader::commands::arguments::{Arguments, Command, Invocation, PlanFormat, Reconsume, Subject};
+use cloud_image_uploader::commands::monitoring::{self, Health};
+use cloud_image_uploader::commands::package_files;
+use cloud_image_uploader::commands::plan::{self, Plan};
+use cloud_image_uploader::commands::telemetry;
+use cloud_image_uploader::commands::telemetry::LogFormat;
 use cloud_image_uploader::config::{Config, Environment, Problem, Problems};
-use cloud_image_uploader::consumer::{self, End};
-use cloud_image_uploader::error::{Chain, Failure};
-use cloud_image_uploader::location::Location;
-use cloud_image_uploader::message::datagrepper;
-use cloud_image_uploader::message::{Message, Origin, Wish};
-use cloud_image_uploader::monitoring::{self, Health};
-use cloud_image_uploader::notify::Notifier;
-use cloud_image_uploader::pipeline::{self, Options, Pipeline};
-use cloud_image_uploader::plan::{self, Plan};
-use cloud_image_uploader::provider::{self, Fate, Provider, Verdict};
-use cloud_image_uploader::select::Only;
-use cloud_image_uploader::signature::Signatures;
-use cloud_image_uploader::source::Sources;
-use cloud_image_uploader::telemetry::LogFormat;
-use cloud_image_uploader::telemetry::progress::Board;
-use cloud_image_uploader::work::Work;
-use cloud_image_uploader::{compose, http, metrics, telemetry};
+use cloud_image_uploader::images::signature::Signatures;
+use cloud_image_uploader::images::source::Sources;
+use cloud_image_uploader::messaging::broker::Broker;
+use cloud_image_uploader::messaging::consumer::{self, End};
+use cloud_image_uploader::messaging::datagrepper;
+use cloud_image_uploader::messaging::message::{Message, Origin, Wish};
+use cloud_image_uploader::messaging::notify::Notifier;
+use cloud_image_uploader::model::compose;
+use cloud_image_uploader::model::compose::release::Releases;
+use cloud_image_uploader::model::select::Only;
+use cloud_image_uploader::providers::contract::{self, Fate, Provider, Verdict};
+use cloud_image_uploader::publish::pipeline::{self, Options, Pipeline};
+use cloud_image_uploader::publish::work::Work;
 use reqwest::Client;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -149,7 +152,7 @@ async fn consume(config: Config, board: Board) -> Result<u8, Stop> {
     }
     tokio::spawn(async move { board.report().await });
     if let Some(interval) = pipeline.provider.upkeep_interval() {
-        tokio::spawn(provider::upkeep(pipeline.provider.clone(), interval));
+        tokio::spawn(contract::upkeep(pipeline.provider.clone(), interval));
     }
     let mut work = Work::new(pipeline, health.clone());
     match consumer::consume(&broker, &mut work, &health, config.service.shutdown_grace, stop).await {
@@ -337,7 +340,7 @@ fn assemble(config: &Config, environment: &Environment, broker: Arc<Broker>, boa
 }
 
 fn provider(config: &Config, environment: &Environment) -> Result<Arc<dyn Provider>, Stop> {
-    provider::build(&config.provider, environment).map_err(|failure| Stop::usage(anyhow!("failed to {failure}")))
+    contract::build(&config.provider, environment).map_err(|failure| Stop::usage(anyhow!("failed to {failure}")))
 }
 
 fn compose_client(config: &Config) -> Result<Client> {

@@ -6,15 +6,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cloud_image_uploader::compose::ComposeId;
-use cloud_image_uploader::compose::release::Releases;
+use cloud_image_uploader::base::http;
+use cloud_image_uploader::base::resource::Location;
 use cloud_image_uploader::config::Config;
-use cloud_image_uploader::http;
-use cloud_image_uploader::location::Location;
-use cloud_image_uploader::message::{Origin, Request};
-use cloud_image_uploader::notify::Notice;
-use cloud_image_uploader::pipeline;
-use cloud_image_uploader::provider::{self, Place};
+use cloud_image_uploader::messaging::message::{Origin, Request};
+use cloud_image_uploader::messaging::notify::Notice;
+use cloud_image_uploader::model::compose::ComposeId;
+use cloud_image_uploader::model::compose::release::Releases;
+use cloud_image_uploader::providers::contract::{self, Place};
+use cloud_image_uploader::publish::pipeline;
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, xz};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
 use cloud_image_uploader_test_support::files::{Fault, Files};
@@ -309,7 +309,7 @@ async fn notices_are_valid_under_the_existing_schemas() {
             let place = |location: &String| Place {
                 location: location.clone(),
                 id: format!("id-in-{location}"),
-                origin: provider::Origin::Created,
+                origin: contract::Origin::Created,
             };
             let places: Vec<_> = deliverable.locations.iter().map(place).collect();
             let outgoing = Notice::of(&deliverable, &places).outgoing();

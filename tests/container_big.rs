@@ -10,7 +10,7 @@ mod world;
 use std::io::Read;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use cloud_image_uploader::location::Location;
+use cloud_image_uploader::base::resource::Location;
 use cloud_image_uploader_test_support::archive::{Row, big};
 use cloud_image_uploader_test_support::registry::Registry;
 use cloud_image_uploader_test_support::skopeo::Skopeo;

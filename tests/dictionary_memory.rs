@@ -11,7 +11,7 @@ mod resident;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use cloud_image_uploader::source::Chunks;
+use cloud_image_uploader::images::source::Chunks;
 use files::{Stored, open, sources};
 use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
 use resident::{disk, forget, peak, steady};

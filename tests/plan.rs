@@ -6,16 +6,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cloud_image_uploader::compose::release::Releases;
-use cloud_image_uploader::compose::{Compose, ComposeId, Family, Image, NotOurs};
+use cloud_image_uploader::base::http;
+use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::commands::plan::Plan;
 use cloud_image_uploader::config::{Config, Provider};
-use cloud_image_uploader::http;
-use cloud_image_uploader::location::Location;
-use cloud_image_uploader::message::{Origin, Request};
-use cloud_image_uploader::notify::Notice;
-use cloud_image_uploader::pipeline;
-use cloud_image_uploader::plan::Plan;
-use cloud_image_uploader::select::{Target, select};
+use cloud_image_uploader::messaging::message::{Origin, Request};
+use cloud_image_uploader::messaging::notify::Notice;
+use cloud_image_uploader::model::compose::release::Releases;
+use cloud_image_uploader::model::compose::{Compose, ComposeId, Family, Image, NotOurs};
+use cloud_image_uploader::model::select::{Target, select};
+use cloud_image_uploader::publish::pipeline;
 use serde_json::{Value, json};
 
 fn fixtures() -> PathBuf {
@@ -169,7 +169,7 @@ fn compose(id: &str, label: Option<&str>, kind: &str, format: &str) -> Compose {
     };
     Compose {
         id: ComposeId::parse(id).unwrap(),
-        label: label.map(|label| cloud_image_uploader::compose::Label::parse(label).unwrap()),
+        label: label.map(|label| cloud_image_uploader::model::compose::Label::parse(label).unwrap()),
         images: vec![image("aarch64"), image("x86_64")],
     }
 }

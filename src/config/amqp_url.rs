@@ -8,7 +8,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use url::Url;
 
 use super::reader::Value;
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 
 /// `amqp_url`, taken apart. `Debug` and `Display` show no password.
 #[derive(Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use url::Url;
 use super::environment::Environment;
 use super::problem::Problem;
 use super::reader::{Table, Value};
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 
 /// Where gallery versions go.
 #[derive(Clone, Debug, PartialEq, Eq)]

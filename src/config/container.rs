@@ -12,7 +12,7 @@ use super::environment::Environment;
 use super::problem::Problem;
 use super::reader::{Table, Value};
 use super::value::is_loopback;
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 
 /// Which repositories are filled, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use toml::de::DeValue;
 
 use super::reader::{Table, Value};
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 
 /// Which records are wanted, and who gets mail about them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use url::{Host, Url};
 
 use super::reader::Value;
-use crate::location::Location;
+use crate::base::resource::Location;
 
 impl Value<'_> {
     /// A span of time with its unit, zero included.

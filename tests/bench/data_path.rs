@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::digest::{SHA256, digest};
-use cloud_image_uploader::compose::Image;
-use cloud_image_uploader::source::is_zero;
+use cloud_image_uploader::images::source::is_zero;
+use cloud_image_uploader::model::compose::Image;
 use cloud_image_uploader_test_support::archive::xz_blocks;
 use cloud_image_uploader_test_support::files::Files;
 use cloud_image_uploader_test_support::sink::Sink;

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use cloud_image_uploader::source::is_zero;
+use cloud_image_uploader::images::source::is_zero;
 use cloud_image_uploader_test_support::archive::big;
 use cloud_image_uploader_test_support::azure::{ACCOUNT, Azure, Form, GROUP, Times};
 use cloud_image_uploader_test_support::files::Files;

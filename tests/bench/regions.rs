@@ -8,16 +8,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use cloud_image_uploader::compose::release::{Release, Stage};
-use cloud_image_uploader::compose::{Compose, ComposeId};
+use cloud_image_uploader::base::http;
+use cloud_image_uploader::base::progress::Board;
+use cloud_image_uploader::base::resource::Location;
 use cloud_image_uploader::config::{self, Config, Environment};
-use cloud_image_uploader::http;
-use cloud_image_uploader::location::Location;
-use cloud_image_uploader::provider::aws::AwsProvider;
-use cloud_image_uploader::provider::{Provider, Task};
-use cloud_image_uploader::select::select;
-use cloud_image_uploader::source::Sources;
-use cloud_image_uploader::telemetry::progress::Board;
+use cloud_image_uploader::images::source::Sources;
+use cloud_image_uploader::model::compose::release::{Release, Stage};
+use cloud_image_uploader::model::compose::{Compose, ComposeId};
+use cloud_image_uploader::model::select::select;
+use cloud_image_uploader::providers::aws::AwsProvider;
+use cloud_image_uploader::providers::contract::{Provider, Task};
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, noise, xz_blocks};
 use cloud_image_uploader_test_support::aws::Cloud;
 

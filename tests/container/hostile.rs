@@ -1,6 +1,6 @@
 //! Archives that are not what they should be: a clear error, and nothing tagged.
 
-use cloud_image_uploader::error::Class;
+use cloud_image_uploader::base::failure::Class;
 use cloud_image_uploader_test_support::archive::{Entry as TarEntry, OciArchive, Part, Row, tar};
 use cloud_image_uploader_test_support::registry::Registry;
 use cloud_image_uploader_test_support::skopeo::Skopeo;

@@ -1,7 +1,7 @@
 //! Which tags are moved, and what becomes of former architectures.
 
-use cloud_image_uploader::error::Class;
-use cloud_image_uploader::provider::{Origin, Provider, Task};
+use cloud_image_uploader::base::failure::Class;
+use cloud_image_uploader::providers::contract::{Origin, Provider, Task};
 use cloud_image_uploader_test_support::archive::{OciArchive, xz};
 use cloud_image_uploader_test_support::registry::Registry;
 use cloud_image_uploader_test_support::skopeo::Skopeo;

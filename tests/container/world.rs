@@ -3,17 +3,17 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cloud_image_uploader::compose::release::{Release, Stage};
-use cloud_image_uploader::compose::{Compose, ComposeId};
+use cloud_image_uploader::base::failure::Failure;
+use cloud_image_uploader::base::http;
+use cloud_image_uploader::base::progress::Board;
+use cloud_image_uploader::base::resource::Location;
 use cloud_image_uploader::config::{self, Config, Environment};
-use cloud_image_uploader::error::Failure;
-use cloud_image_uploader::http;
-use cloud_image_uploader::location::Location;
-use cloud_image_uploader::provider::container::ContainerProvider;
-use cloud_image_uploader::provider::{Provider, Publication, Task};
-use cloud_image_uploader::select::{Deliverable, select};
-use cloud_image_uploader::source::Sources;
-use cloud_image_uploader::telemetry::progress::Board;
+use cloud_image_uploader::images::source::Sources;
+use cloud_image_uploader::model::compose::release::{Release, Stage};
+use cloud_image_uploader::model::compose::{Compose, ComposeId};
+use cloud_image_uploader::model::select::{Deliverable, select};
+use cloud_image_uploader::providers::container::ContainerProvider;
+use cloud_image_uploader::providers::contract::{Provider, Publication, Task};
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, DockerArchive, OciArchive, Row, layer, xz};
 use cloud_image_uploader_test_support::files::Files;
 use cloud_image_uploader_test_support::program::Program;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 
-use cloud_image_uploader::metrics::{ALL, Kind, Label, Metric};
+use cloud_image_uploader::base::metrics::{ALL, Kind, Label, Metric};
 use cloud_image_uploader_test_support::process::command;
 use serde_json::Value;
 

@@ -87,7 +87,7 @@ fn the_archive_holds_what_building_and_running_take() {
         "CHANGELOG.md",
         "src/build.rs",
         "src/main.rs",
-        "src/source/xz/block.rs",
+        "src/images/xz/block.rs",
         "config/container.toml",
         "deploy/systemd/cloud-image-uploader@.service",
         "docs/architecture.md",

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cloud_image_uploader::error::Failure;
-use cloud_image_uploader::oci::{Blob, Body, Manifest, Pieces, Store, Stores, read};
+use cloud_image_uploader::base::failure::Failure;
+use cloud_image_uploader::images::oci::{Blob, Body, Manifest, Pieces, Store, Stores, read};
 use cloud_image_uploader_test_support::archive::{DockerArchive, OciArchive, layer};
 use futures_util::StreamExt;
 use tokio::sync::oneshot;

@@ -1,5 +1,5 @@
-use cloud_image_uploader::location::Location;
-use cloud_image_uploader::message::{Message, Origin, Properties, Request, Wish};
+use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::messaging::message::{Message, Origin, Properties, Request, Wish};
 use cloud_image_uploader_test_support::archive::message;
 
 use crate::{attempts, is_harmless};

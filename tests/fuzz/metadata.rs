@@ -1,12 +1,12 @@
 use std::path::Path;
 
-use cloud_image_uploader::compose::release::{Release, Stage};
-use cloud_image_uploader::compose::{Compose, ComposeId};
+use cloud_image_uploader::base::http;
+use cloud_image_uploader::base::resource::Location;
 use cloud_image_uploader::config::Config;
-use cloud_image_uploader::http;
-use cloud_image_uploader::location::Location;
-use cloud_image_uploader::notify::Notice;
-use cloud_image_uploader::select::select;
+use cloud_image_uploader::messaging::notify::Notice;
+use cloud_image_uploader::model::compose::release::{Release, Stage};
+use cloud_image_uploader::model::compose::{Compose, ComposeId};
+use cloud_image_uploader::model::select::select;
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row};
 
 use crate::{attempts, is_harmless};
@@ -53,7 +53,7 @@ async fn metadata() {
         let compose = match Compose::fetch(&http, &location, &id, None).await {
             Ok(compose) => compose,
             Err(error) => {
-                let text = cloud_image_uploader::error::Chain(&error).to_string();
+                let text = cloud_image_uploader::base::failure::Chain(&error).to_string();
                 assert!(!text.chars().any(char::is_control), "{text:?}");
                 return false;
             }

@@ -1,12 +1,12 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use cloud_image_uploader::compose::Image;
-use cloud_image_uploader::error::{Chain, Class, Classified};
-use cloud_image_uploader::http;
-use cloud_image_uploader::location::Location;
-use cloud_image_uploader::source::{Content, Form, Sources};
-use cloud_image_uploader::telemetry::progress::Board;
+use cloud_image_uploader::base::failure::{Chain, Class, Classified};
+use cloud_image_uploader::base::http;
+use cloud_image_uploader::base::progress::Board;
+use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::images::source::{Content, Form, Sources};
+use cloud_image_uploader::model::compose::Image;
 use cloud_image_uploader_test_support::archive::sha256;
 use cloud_image_uploader_test_support::gcp::check_tarball;
 use flate2::Compression;
@@ -70,7 +70,7 @@ async fn tarballs() {
             }
             Ok(passed)
         };
-        let read: Result<_, cloud_image_uploader::source::Error> =
+        let read: Result<_, cloud_image_uploader::images::source::Error> =
             tokio::time::timeout(Duration::from_secs(20), read).await.unwrap();
         match read {
             Ok(passed) => {

@@ -1,4 +1,4 @@
-use cloud_image_uploader::provider::azure::vhd::{FOOTER, blob_size, complete};
+use cloud_image_uploader::images::vhd::{FOOTER, blob_size, complete};
 use cloud_image_uploader_test_support::azure::{check_end, seal, vhd};
 
 use crate::attempts;

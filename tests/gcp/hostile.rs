@@ -1,7 +1,7 @@
 //! Tarballs that Compute Engine would refuse, and images that are not what their metadata says: a clear error, and nothing
 //! registered.
 
-use cloud_image_uploader::error::Class;
+use cloud_image_uploader::base::failure::Class;
 use cloud_image_uploader_test_support::archive::{Row, gzip, noise};
 use cloud_image_uploader_test_support::gcp::tarball::{archive, header, seal};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cloud_image_uploader::provider::{Fate, Provider, Retired, upkeep};
+use cloud_image_uploader::providers::contract::{Fate, Provider, Retired, upkeep};
 use cloud_image_uploader_test_support::gcp::Fault;
 use cloud_image_uploader_test_support::program::Program;
 use jiff::{SignedDuration, Timestamp};

@@ -1,8 +1,8 @@
 //! Images read back by the vendor's own client, and repeats that change nothing.
 
-use cloud_image_uploader::compose::release::{Release, Stage};
-use cloud_image_uploader::notify::Notice;
-use cloud_image_uploader::provider::{Origin, Provider, Task};
+use cloud_image_uploader::messaging::notify::Notice;
+use cloud_image_uploader::model::compose::release::{Release, Stage};
+use cloud_image_uploader::providers::contract::{Origin, Provider, Task};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
 use cloud_image_uploader_test_support::gcp::{Emulator, PROJECT};
 use serde_json::{Value, json};

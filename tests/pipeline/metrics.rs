@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use cloud_image_uploader::metrics::{ALL, Kind, Metric};
+use cloud_image_uploader::base::metrics::{ALL, Kind, Metric};
 use cloud_image_uploader_test_support::files::Fault;
 use cloud_image_uploader_test_support::rabbit::DAEMON;
 use jiff::{SignedDuration, Timestamp};

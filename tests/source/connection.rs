@@ -9,9 +9,9 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
-use cloud_image_uploader::error::Class;
-use cloud_image_uploader::location::Location;
-use cloud_image_uploader::source::Form;
+use cloud_image_uploader::base::failure::Class;
+use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::images::source::Form;
 use cloud_image_uploader_test_support::archive::{noise, xz};
 use cloud_image_uploader_test_support::files::Fault;
 use cloud_image_uploader_test_support::http_server::HttpServer;
@@ -324,9 +324,9 @@ async fn dropping_what_reads_ends_the_download() {
             let mut image = image(Location::remote(&server.url()).unwrap(), "a", b"");
             image.size = 1 << 36;
             // The daemon's own client: silence is not what ends it.
-            let sources = cloud_image_uploader::source::Sources::new(
-                cloud_image_uploader::http::client().unwrap(),
-                cloud_image_uploader::telemetry::progress::Board::log(),
+            let sources = cloud_image_uploader::images::source::Sources::new(
+                cloud_image_uploader::base::http::client().unwrap(),
+                cloud_image_uploader::base::progress::Board::log(),
                 1,
                 64 << 20,
                 2,

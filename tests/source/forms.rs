@@ -1,7 +1,7 @@
 //! The stored and the decompressed form of every compression, from a server and from a folder.
 
-use cloud_image_uploader::location::Location;
-use cloud_image_uploader::source::{CHUNK, Chunk, Content, Form};
+use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::images::source::{CHUNK, Chunk, Content, Form};
 use cloud_image_uploader_test_support::archive::{gzip, noise, xz, xz_blocks, zstd};
 
 use crate::{Shelf, assert_same, image, joined, read, sources};

@@ -11,12 +11,12 @@ mod size;
 use std::path::Path;
 use std::time::Duration;
 
-use cloud_image_uploader::compose::Image;
-use cloud_image_uploader::error::{Chain, Class, Classified};
-use cloud_image_uploader::http;
-use cloud_image_uploader::location::Location;
-use cloud_image_uploader::source::{Chunk, Chunks, Content, Error, Form, Sources};
-use cloud_image_uploader::telemetry::progress::Board;
+use cloud_image_uploader::base::failure::{Chain, Class, Classified};
+use cloud_image_uploader::base::http;
+use cloud_image_uploader::base::progress::Board;
+use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::images::source::{Chunk, Chunks, Content, Error, Form, Sources};
+use cloud_image_uploader::model::compose::Image;
 use cloud_image_uploader_test_support::archive::sha256;
 use cloud_image_uploader_test_support::files::Files;
 use tempfile::TempDir;

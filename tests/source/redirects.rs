@@ -5,11 +5,11 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Response};
-use cloud_image_uploader::error::Class;
-use cloud_image_uploader::http;
-use cloud_image_uploader::location::Location;
-use cloud_image_uploader::source::{Form, Sources};
-use cloud_image_uploader::telemetry::progress::Board;
+use cloud_image_uploader::base::failure::Class;
+use cloud_image_uploader::base::http;
+use cloud_image_uploader::base::progress::Board;
+use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::images::source::{Form, Sources};
 use cloud_image_uploader_test_support::certs::Authority;
 use cloud_image_uploader_test_support::http_server::HttpServer;
 

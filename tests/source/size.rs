@@ -1,6 +1,6 @@
 //! What a file says of its length when decompressed, and what is read to know it.
 
-use cloud_image_uploader::error::Class;
+use cloud_image_uploader::base::failure::Class;
 use cloud_image_uploader_test_support::archive::{gzip, noise, xz, xz_blocks, zstd};
 use cloud_image_uploader_test_support::files::Fault;
 

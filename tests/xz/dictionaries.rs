@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use cloud_image_uploader::error::Classified;
-use cloud_image_uploader::source::{CHUNK, Sources};
+use cloud_image_uploader::base::failure::Classified;
+use cloud_image_uploader::images::source::{CHUNK, Sources};
 use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
 
 use super::files::{Stored, collect, noise, open, sources};

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use cloud_image_uploader::compose::Image;
-use cloud_image_uploader::http;
-use cloud_image_uploader::location::Location;
-use cloud_image_uploader::source::{CHUNK, Chunks, Content, Error, Form, Source, Sources};
-use cloud_image_uploader::telemetry::progress::Board;
+use cloud_image_uploader::base::http;
+use cloud_image_uploader::base::progress::Board;
+use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::images::source::{CHUNK, Chunks, Content, Error, Form, Source, Sources};
+use cloud_image_uploader::model::compose::Image;
 use liblzma::stream::{Action, CONCATENATED, Check, Filters, LzmaOptions, MtStreamBuilder, Status, Stream};
 use tempfile::TempDir;
 

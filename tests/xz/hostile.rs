@@ -2,8 +2,8 @@
 
 use std::error::Error as _;
 
-use cloud_image_uploader::error::{Class, Classified};
-use cloud_image_uploader::source::Error;
+use cloud_image_uploader::base::failure::{Class, Classified};
+use cloud_image_uploader::images::source::Error;
 use flate2::Crc;
 use liblzma::stream::Check;
 

@@ -1,0 +1,349 @@
+//! Container images as archives hold them, read as a stream.
+//!
+//! An archive is read once, from its first byte to its last. Its blobs go into one or several [`Store`]s *as they come*;
+//! what is small waits in memory, so that manifests can be read and only what they name is stored. At the end there is an
+//! [`Image`]: its manifest, which the caller puts where it belongs.
+//!
+//! Two forms are known: the [OCI image layout](https://github.com/opencontainers/image-spec/blob/main/image-layout.md) in a
+//! tar archive, whose bytes are kept as they are, and the archive of `docker save`, whose layers are compressed on the way.
+//!
+//! The types are ours and not those of `oci-spec`: that crate keeps annotations in a hash map, so that the same index
+//! would have other bytes, and another digest, each time it is written.
+
+mod archive;
+mod contents;
+mod error;
+mod layer;
+mod stores;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use async_trait::async_trait;
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use futures_util::Stream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+pub use self::archive::read;
+pub use self::error::{Error, Fault};
+pub use self::stores::Stores;
+use crate::base::failure::Failure;
+
+/// Media type of an image of one architecture.
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Media type of the list of an image's architectures.
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// Docker's form of [`MANIFEST`], with the same keys.
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Docker's form of [`INDEX`], with the same keys.
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Media type of an image's configuration.
+pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// Media type of a layer compressed with gzip.
+pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+/// Registries [accept no larger manifest](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-manifests).
+pub const JSON_LIMIT: u64 = 4 << 20;
+
+/// How [build tools](https://docs.docker.com/build/metadata/attestations/attestation-storage/) mark what is no image.
+const REFERENCE: &str = "vnd.docker.reference.type";
+
+/// `sha256:` and 64 lower-case digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Digest(String);
+
+impl Digest {
+    /// Of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::finished(digest::digest(&digest::SHA256, bytes))
+    }
+
+    /// From a finished computation of SHA-256.
+    fn finished(digest: digest::Digest) -> Self {
+        Self::of_hex(&HEXLOWER.encode(digest.as_ref()))
+    }
+
+    fn of_hex(hex: &str) -> Self {
+        Self(format!("sha256:{hex}"))
+    }
+
+    /// Reads one as it is written; `None` for another algorithm or form.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let hex = text.strip_prefix("sha256:")?;
+        let digits = hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        (hex.len() == 64 && digits).then(|| Self(text.to_owned()))
+    }
+
+    /// With its algorithm.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Without its algorithm, as files are named by it.
+    #[must_use]
+    pub fn hex(&self) -> &str {
+        self.0.strip_prefix("sha256:").unwrap_or(&self.0)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+            .ok_or_else(|| format!("not a SHA-256 digest: {:?}", text.chars().take(80).collect::<String>()))
+    }
+}
+
+/// What a manifest or index names
+/// ([descriptor](https://github.com/opencontainers/image-spec/blob/main/descriptor.md)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What it is.
+    pub media_type: String,
+    /// Its content.
+    pub digest: Digest,
+    /// Its bytes.
+    pub size: u64,
+    /// What it runs on; in indexes only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    /// Further knowledge, ordered by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// The blob it names.
+    #[must_use]
+    pub fn blob(&self) -> Blob {
+        Blob {
+            digest: self.digest.clone(),
+            size: self.size,
+        }
+    }
+}
+
+impl Descriptor {
+    /// Whether an entry of an index is an image, and no statement about one: how it was built, what is in it.
+    #[must_use]
+    pub fn is_image(&self) -> bool {
+        let unknown = |platform: &Platform| platform.architecture == "unknown" || platform.os == "unknown";
+        !self.platform.as_ref().is_some_and(unknown) && !self.annotations.contains_key(REFERENCE)
+    }
+}
+
+/// What an image runs on, in the words of Go.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Platform {
+    /// `amd64`, `arm64`, `ppc64le`, `s390x`.
+    pub architecture: String,
+    /// `linux`.
+    pub os: String,
+    /// `v8`; mostly left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+}
+
+/// The image of one architecture.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// 2.
+    pub schema_version: u32,
+    /// What it says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// Its configuration.
+    pub config: Descriptor,
+    /// Its layers, lowest first.
+    pub layers: Vec<Descriptor>,
+}
+
+/// The images of all architectures.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// 2.
+    pub schema_version: u32,
+    /// What it says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// One per architecture.
+    #[serde(default)]
+    pub manifests: Vec<Descriptor>,
+    /// Further knowledge, ordered by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What is read of an image's configuration.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// As in [`Platform`].
+    pub architecture: String,
+    /// As in [`Platform`].
+    pub os: String,
+    /// As in [`Platform`].
+    #[serde(default)]
+    pub variant: Option<String>,
+    /// When it was made, as RFC 3339.
+    #[serde(default)]
+    pub created: Option<String>,
+    /// What its layers decompress to.
+    #[serde(default)]
+    pub rootfs: RootFs,
+}
+
+impl Config {
+    /// What the image runs on.
+    #[must_use]
+    pub fn platform(&self) -> Platform {
+        Platform {
+            architecture: self.architecture.clone(),
+            os: self.os.clone(),
+            variant: self.variant.clone().filter(|variant| !variant.is_empty()),
+        }
+    }
+}
+
+/// What an image's layers decompress to.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct RootFs {
+    /// One per layer, lowest first.
+    #[serde(default)]
+    pub diff_ids: Vec<Digest>,
+}
+
+/// What is true of an image once all its blobs are stored.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// To be stored last, byte for byte.
+    pub manifest: Bytes,
+    /// What the manifest is.
+    pub media_type: String,
+    /// Of the manifest.
+    pub digest: Digest,
+    /// As its configuration says.
+    pub platform: Platform,
+}
+
+impl Image {
+    /// How an index names it.
+    #[must_use]
+    pub fn descriptor(&self, annotations: BTreeMap<String, String>) -> Descriptor {
+        Descriptor {
+            media_type: self.media_type.clone(),
+            digest: self.digest.clone(),
+            size: self.manifest.len() as u64,
+            platform: Some(self.platform.clone()),
+            annotations,
+        }
+    }
+}
+
+/// The name of an architecture in images, from Fedora's.
+#[must_use]
+pub fn architecture(fedora: &str) -> &str {
+    match fedora {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "armhfp" => "arm",
+        "i386" | "i686" => "386",
+        same => same,
+    }
+}
+
+/// Fedora's name of an architecture, from that in images.
+#[must_use]
+pub fn fedora_architecture(name: &str) -> &str {
+    match name {
+        "amd64" => "x86_64",
+        "arm64" => "aarch64",
+        "arm" => "armhfp",
+        "386" => "i386",
+        same => same,
+    }
+}
+
+/// A blob's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Blob {
+    /// Of its bytes.
+    pub digest: Digest,
+    /// How many bytes.
+    pub size: u64,
+}
+
+/// A place for blobs: a repository of a registry, a folder.
+///
+/// A store that fails is left out of what follows; the others go on.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Whether the blob is there already.
+    async fn has(&self, blob: &Blob) -> Result<bool, Failure>;
+
+    /// Stores a blob. One whose body ends with an error must not be kept.
+    async fn put(&self, blob: &Blob, body: Body) -> Result<(), Failure>;
+
+    /// Stores a blob whose name is known only after its body's end. It may be there already.
+    async fn put_unknown(&self, body: Pieces, name: oneshot::Receiver<Blob>) -> Result<(), Failure>;
+}
+
+/// A blob's bytes.
+#[derive(Debug)]
+pub enum Body {
+    /// All of them; they may be sent again.
+    Held(Bytes),
+    /// As they come.
+    Passing(Pieces),
+}
+
+/// A blob's bytes as they come. The end is reached only after they were verified; otherwise there is an error instead.
+#[derive(Debug)]
+pub struct Pieces {
+    receiver: mpsc::Receiver<Option<Bytes>>,
+    ended: bool,
+}
+
+impl Pieces {
+    /// `None` is the end. A channel that closes without it was abandoned.
+    fn new(receiver: mpsc::Receiver<Option<Bytes>>) -> Self {
+        Self { receiver, ended: false }
+    }
+}
+
+impl Stream for Pieces {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let piece = ready!(self.receiver.poll_recv(context));
+        if let Some(Some(bytes)) = piece {
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        self.ended = true;
+        Poll::Ready(match piece {
+            Some(_) => None,
+            None => Some(Err(io::Error::other("the archive it comes from broke off"))),
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! AWS: an AMI in each region, one for each architecture.
+//!
+//! *Stage* makes, in order: a snapshot in the base region, by import from an object in a bucket or block by block; a copy
+//! of it in every other region; and an image registered from each, as soon as it is there. All of it is private. The
+//! object is deleted when the snapshot is there; snapshots stay as long as their images
+//! ([what they cost](https://aws.amazon.com/ebs/pricing/): the data that is not zero, in each region). *Release* makes
+//! snapshots and images public, with the end of life as their deprecation date, and reads them again.
+//!
+//! Nothing is remembered between runs: objects are found by their key, everything else by its tags or name. Image names
+//! are unique in a region, which makes two processes end with one image; each then looks for snapshots that no image uses.
+
+mod ami;
+mod check;
+mod client;
+mod codes;
+mod ebs;
+mod error;
+mod import;
+mod publish;
+mod register;
+mod s3;
+mod snapshot;
+mod stage;
+mod wait;
+mod wanted;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use tokio::sync::{OnceCell, Semaphore};
+
+use self::client::{Clients, Region};
+use self::error::Error;
+use self::stage::{Lacking, Stage};
+use self::wanted::Wanted;
+use super::contract::{Failed, Finding, Origin, Place, Provider, Publication, Staged, Task, in_order};
+use crate::base::failure::Failure;
+use crate::config::Environment;
+use crate::config::aws::{Aws, SnapshotMethod};
+use crate::images::source::CHUNK;
+use crate::model::select::Deliverable;
+
+/// What all images together hold of parts and blocks on their way to AWS, besides `buffer_memory`. Enough for two images at
+/// all the parts they have in flight, or for 128 blocks; the largest part must fit.
+const UPLOAD_MEMORY: usize = 64 << 20;
+
+/// Publishes to EC2.
+pub struct AwsProvider {
+    section: Aws,
+    environment: Environment,
+    clients: OnceCell<Clients>,
+    copies: BTreeMap<String, Arc<Semaphore>>,
+    memory: Arc<Semaphore>,
+}
+
+impl AwsProvider {
+    /// Connects to nothing yet. Credentials are looked for when they are needed.
+    #[must_use]
+    pub fn new(section: &Aws, environment: &Environment) -> Self {
+        let copies = |region| (region, Arc::new(Semaphore::new(section.copy_concurrency)));
+        let chunks = match section.snapshot_method {
+            SnapshotMethod::S3Import { .. } => UPLOAD_MEMORY / CHUNK,
+            // Who asks for more in flight gets it.
+            SnapshotMethod::EbsDirect { requests, .. } => requests.max(UPLOAD_MEMORY / CHUNK),
+        };
+        Self {
+            copies: section.regions().into_iter().map(copies).collect(),
+            memory: Arc::new(Semaphore::new(chunks.min(Semaphore::MAX_PERMITS))),
+            section: section.clone(),
+            environment: environment.clone(),
+            clients: OnceCell::new(),
+        }
+    }
+
+    async fn clients(&self) -> &Clients {
+        self.clients
+            .get_or_init(|| Clients::new(&self.section, &self.environment))
+            .await
+    }
+}
+
+#[async_trait]
+impl Provider for AwsProvider {
+    async fn check(&self) -> Vec<Finding> {
+        check::check(&self.section, self.clients().await).await
+    }
+
+    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure> {
+        let wanted = &Wanted::of(deliverable, &self.section)?;
+        let clients = self.clients().await;
+        let looks = deliverable.locations.iter().map(|location| async move {
+            let looked = match clients.region(location) {
+                Ok(region) => ami::look(region, wanted).await.map(|ami| (region, ami)),
+                Err(error) => Err(error),
+            };
+            (location, looked)
+        });
+        let (mut staged, mut lacking, mut finished) = (Staged::default(), Vec::new(), Vec::new());
+        let mut taken = None;
+        for (location, looked) in join_all(looks).await {
+            match looked {
+                Ok((region, Some(ami))) if ami.available => {
+                    staged.places.push(place(location, &ami.id, Origin::Found));
+                    finished.push((region, ami));
+                }
+                Ok((region, pending)) if task.concerns(location) => lacking.push(Lacking { region, pending }),
+                Ok(_) => {}
+                Err(error @ (Error::Taken { .. } | Error::Foreign { .. } | Error::Twins { .. })) => {
+                    let failure = Failure::from(error);
+                    taken.get_or_insert(failure.clone());
+                    if task.concerns(location) {
+                        staged.failed.push(failed(location, failure));
+                    }
+                }
+                Err(error) => {
+                    if !matches!(error, Error::Unusable { .. }) {
+                        staged.unseen.insert(location.clone());
+                    }
+                    if task.concerns(location) {
+                        staged.failed.push(failed(location, error));
+                    } else {
+                        tracing::warn!(location, "failed to {error}; left out");
+                    }
+                }
+            }
+        }
+        // A name that means something else somewhere is not given to this image anywhere.
+        if let Some(failure) = taken.filter(|_| finished.is_empty()) {
+            return Err(failure);
+        }
+        let stage = Stage {
+            section: &self.section,
+            clients,
+            wanted,
+            task,
+            copies: &self.copies,
+            memory: &self.memory,
+        };
+        let regions: Vec<_> = lacking.iter().map(|lacking| lacking.region.name.clone()).collect();
+        match stage.run(lacking, &finished).await {
+            Ok((outcomes, waited)) => {
+                staged.waited = waited;
+                for (location, outcome) in outcomes {
+                    match outcome {
+                        Ok(ami) => staged.places.push(place(&location, &ami.id, Origin::Created)),
+                        Err(failure) => staged.failed.push(failed(&location, failure)),
+                    }
+                }
+            }
+            // Where the image is live already, that counts, whatever is the matter with its bytes now.
+            Err(failure) if staged.places.is_empty() => return Err(failure),
+            Err(failure) => {
+                let failures = regions.iter().map(|region| failed(region, failure.clone()));
+                staged.failed.extend(failures);
+            }
+        }
+        in_order(&mut staged.places, deliverable);
+        Ok(staged)
+    }
+
+    async fn release(&self, deliverable: &Deliverable, staged: Staged, task: &Task) -> Result<Publication, Failure> {
+        let clients = self.clients().await;
+        let mut publication = Publication {
+            places: Vec::new(),
+            superseded: staged.superseded,
+            failed: staged.failed,
+            unseen: staged.unseen,
+        };
+        let releases = staged.places.into_iter().map(|place| async move {
+            let released = match clients.region(&place.location) {
+                Ok(region) => self.release_place(region, &place, deliverable, task).await,
+                Err(error) => Err(error),
+            };
+            (place, released)
+        });
+        for (place, released) in join_all(releases).await {
+            match released {
+                Ok(Some(origin)) => publication.places.push(Place { origin, ..place }),
+                Ok(None) => tracing::info!(location = place.location, "{} is not public; left out", place.id),
+                Err(error) => {
+                    if task.concerns(&place.location) {
+                        publication.failed.push(failed(&place.location, error));
+                    } else {
+                        tracing::warn!(location = place.location, "failed to {error}; left out");
+                    }
+                    publication.unseen.insert(place.location);
+                }
+            }
+        }
+        in_order(&mut publication.places, deliverable);
+        Ok(publication)
+    }
+}
+
+impl AwsProvider {
+    /// `None` where users do not find it, and nothing may be changed.
+    async fn release_place(
+        &self,
+        region: &Region,
+        place: &Place,
+        deliverable: &Deliverable,
+        task: &Task,
+    ) -> Result<Option<Origin>, Error> {
+        if !task.concerns(&place.location) {
+            let live = publish::is_live(region, &place.id, &self.section).await?;
+            return Ok(live.then_some(place.origin));
+        }
+        let end_of_life = deliverable.release.end_of_life;
+        let released = publish::publish(region, &place.id, &self.section, end_of_life).await?;
+        Ok(Some(match place.origin {
+            Origin::Found => released,
+            Origin::Created => Origin::Created,
+        }))
+    }
+}
+
+fn place(location: &str, id: &str, origin: Origin) -> Place {
+    Place {
+        location: location.to_owned(),
+        id: id.to_owned(),
+        origin,
+    }
+}
+
+fn failed(location: &str, failure: impl Into<Failure>) -> Failed {
+    Failed {
+        location: location.to_owned(),
+        failure: failure.into(),
+    }
+}

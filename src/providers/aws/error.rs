@@ -1,0 +1,334 @@
+//! What AWS refuses and what goes wrong there, and what can be done about it.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+
+use super::codes::{advice, class_of, is_about_the_role};
+use crate::base::failure::{Class, Classified, reason};
+
+/// What EC2 writes before [a text that only some may decode](https://docs.aws.amazon.com/STS/latest/APIReference/API_DecodeAuthorizationMessage.html).
+/// It is another one for each request, and the same refusal has to be recognised.
+const ENCODED: &str = "Encoded authorization failure message";
+
+/// A step on the way to an AMI that cannot be taken. Each text reads after "failed to".
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// AWS does not want to.
+    #[error("{what}: AWS answered {code}{message}{advice}")]
+    Refused {
+        /// What was to be done.
+        what: String,
+        /// Stable, for programs.
+        code: String,
+        /// For people, with a colon before it.
+        message: String,
+        /// The HTTP status.
+        status: u16,
+        /// The server's wish.
+        after: Option<Duration>,
+        /// What an operator can do, with a semicolon before it.
+        advice: &'static str,
+    },
+    /// No answer, or one that cannot be read.
+    #[error("{what}")]
+    Lost {
+        /// What was to be done.
+        what: String,
+        /// Why.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// Nobody to act as.
+    #[error("{what}: find credentials")]
+    Credentials {
+        /// What was to be done.
+        what: String,
+        /// Why.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// An answer without what it must have.
+    #[error("{what}: the answer lacks {lacks}")]
+    Odd {
+        /// What was to be done.
+        what: String,
+        /// What is missing.
+        lacks: &'static str,
+    },
+    /// The name belongs to other content.
+    #[error(
+        "publish {name} in {region}: {ami} has the name already and is made of {found}, and now it would be made of \
+         {expected}; deregister it, or find out who made it"
+    )]
+    Taken {
+        /// Of the image.
+        name: String,
+        /// Where.
+        region: String,
+        /// Who has it.
+        ami: String,
+        /// SHA-256 of what it was made of.
+        found: String,
+        /// SHA-256 of this image.
+        expected: String,
+    },
+    /// The name belongs to somebody else.
+    #[error("publish {name} in {region}: {ami} has the name already and belongs to {owner}, according to its tags")]
+    Foreign {
+        /// Of the image.
+        name: String,
+        /// Where.
+        region: String,
+        /// Who has it.
+        ami: String,
+        /// As tagged.
+        owner: String,
+    },
+    /// Nobody can tell which one is meant.
+    #[error("publish {name} in {region}: {} have that name; deregister all but one", amis.join(" and "))]
+    Twins {
+        /// Of the images.
+        name: String,
+        /// Where.
+        region: String,
+        /// All of them.
+        amis: Vec<String>,
+    },
+    /// An image that will never be usable.
+    #[error("use {ami} in {region}: it is {state}{reason}; deregister it, and try again")]
+    Unusable {
+        /// The image.
+        ami: String,
+        /// Where.
+        region: String,
+        /// According to AWS.
+        state: String,
+        /// According to AWS, with a colon before it.
+        reason: String,
+    },
+    /// A copy, or an upload, that ended badly on their side.
+    #[error("use snapshot {snapshot} in {region}: it ended in state {state}{reason}")]
+    Spoilt {
+        /// The snapshot.
+        snapshot: String,
+        /// Where.
+        region: String,
+        /// According to AWS.
+        state: String,
+        /// According to AWS, with a colon before it.
+        reason: String,
+    },
+    /// AWS could not make a snapshot of the object.
+    #[error("import {object}: task {task} is {status}{reason}")]
+    Import {
+        /// Bucket and key.
+        object: String,
+        /// The task.
+        task: String,
+        /// According to AWS.
+        status: String,
+        /// According to AWS, with a colon before it.
+        reason: String,
+    },
+    /// It takes longer than anybody waits.
+    #[error("{what}: {state} after {minutes} minutes")]
+    Endless {
+        /// What was waited for.
+        what: String,
+        /// How far it is.
+        state: String,
+        /// How long it was waited.
+        minutes: u64,
+    },
+    /// The other regions are done, and this one is not.
+    #[error("publish in {region} along with the others: {state}")]
+    Slow {
+        /// Where.
+        region: String,
+        /// How far it is.
+        state: String,
+    },
+    /// The account forbids it.
+    #[error(
+        "make {ami} public in {region}: the account blocks public sharing of images there; run `aws ec2 \
+         disable-image-block-public-access --region {region}`, and wait some minutes"
+    )]
+    Blocked {
+        /// The image.
+        ami: String,
+        /// Where.
+        region: String,
+    },
+    /// Read again, it is not what it should be.
+    #[error("make {what} public in {region}: AWS accepted that, but it is still private")]
+    Private {
+        /// The image or snapshot.
+        what: String,
+        /// Where.
+        region: String,
+    },
+    /// Another process has completed it or given it up; looking again tells.
+    #[error("upload {0}: somebody else has ended the upload")]
+    Ended(String),
+    /// The image was written, then gone.
+    #[error("find {ami} in {region}: it was there a moment ago")]
+    Lapsed {
+        /// The image.
+        ami: String,
+        /// Where.
+        region: String,
+    },
+    /// A task of ours ended without a result.
+    #[error("upload {0}: interrupted")]
+    Interrupted(String),
+    /// Never seen: locations come from the same configuration.
+    #[error("find {0} among the configured regions")]
+    Unknown(String),
+    /// Never seen: the selection knows the provider.
+    #[error("publish {0} to AWS: it is no image of EC2")]
+    NotAnAmi(String),
+}
+
+impl Error {
+    /// From the SDK.
+    pub(super) fn of<E>(what: &str, error: SdkError<E>) -> Self
+    where
+        E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        let what = what.to_owned();
+        match error {
+            SdkError::ServiceError(refusal) => {
+                let raw = refusal.raw();
+                let status = raw.status().as_u16();
+                let after = raw
+                    .headers()
+                    .get("retry-after")
+                    .and_then(|value| value.trim().parse().ok());
+                let code = refusal.err().code().map_or_else(|| status.to_string(), str::to_owned);
+                let message = refusal.err().message().unwrap_or_default();
+                let message = reason(message.split(ENCODED).next().unwrap_or_default());
+                Self::Refused {
+                    advice: advice(&code, &message),
+                    message,
+                    what,
+                    code,
+                    status,
+                    after: after.map(Duration::from_secs),
+                }
+            }
+            other if lacks_credentials(&other) => Self::Credentials {
+                what,
+                source: other.into(),
+            },
+            other => Self::Lost {
+                what,
+                source: other.into(),
+            },
+        }
+    }
+
+    /// AWS's word for a refusal.
+    pub(super) fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Whether AWS may have done what it was asked, though it did not say so.
+    pub(super) fn is_open(&self) -> bool {
+        match self {
+            Self::Lost { .. } | Self::Odd { .. } => true,
+            Self::Refused { status, .. } => *status >= 500 && !self.is_throttling(),
+            _ => false,
+        }
+    }
+
+    /// Whether these credentials may not do that, or the service cannot.
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(
+            self.code(),
+            Some("AccessDenied" | "AccessDeniedException" | "NotImplemented" | "UnauthorizedOperation")
+        )
+    }
+
+    /// Whether what was asked for is not there; not a failure of the call.
+    pub(super) fn is(error: &SdkError<impl ProvideErrorMetadata>, code: &str) -> bool {
+        error.as_service_error().and_then(|error| error.code()) == Some(code)
+    }
+
+    fn is_throttling(&self) -> bool {
+        let codes = ["RequestLimitExceeded", "SlowDown", "Unavailable", "ServiceUnavailable"];
+        self.code()
+            .is_some_and(|code| code.contains("Throttl") || codes.contains(&code))
+    }
+}
+
+impl Classified for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Refused { code, message, .. } if is_about_the_role(code, message) => Class::Everything,
+            Self::Refused {
+                code, status, after, ..
+            } => class_of(code, *status, *after),
+            Self::Lost { .. }
+            | Self::Odd { .. }
+            | Self::Spoilt { .. }
+            | Self::Endless { .. }
+            | Self::Slow { .. }
+            | Self::Private { .. }
+            | Self::Ended(_)
+            | Self::Lapsed { .. }
+            | Self::Interrupted(_) => Class::TRANSIENT,
+            Self::Import { reason, .. } if is_theirs(reason) => Class::TRANSIENT,
+            Self::Credentials { .. } => Class::Everything,
+            Self::Import { .. }
+            | Self::Taken { .. }
+            | Self::Foreign { .. }
+            | Self::Twins { .. }
+            | Self::Unusable { .. }
+            | Self::Blocked { .. }
+            | Self::Unknown(_)
+            | Self::NotAnAmi(_) => Class::Deliverable,
+        }
+    }
+}
+
+/// Whether a failed import may succeed the next time.
+fn is_theirs(reason: &str) -> bool {
+    ["ServerError", "internal error", "InternalError"]
+        .iter()
+        .any(|word| reason.contains(word))
+}
+
+fn lacks_credentials(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<CredentialsError>() {
+            return !matches!(error, CredentialsError::ProviderTimedOut(_));
+        }
+        next = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_done_is_open() {
+        let refused = |code: &str, status| Error::Refused {
+            what: String::new(),
+            code: code.to_owned(),
+            message: String::new(),
+            status,
+            after: None,
+            advice: "",
+        };
+        assert!(refused("InternalError", 500).is_open());
+        assert!(!refused("RequestLimitExceeded", 503).is_open());
+        assert!(!refused("InvalidParameterValue", 400).is_open());
+    }
+}

@@ -1,0 +1,311 @@
+//! The order of the steps to an image in every region, each region for itself once there is a snapshot to copy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::ami::{self, Ami};
+use super::client::{Clients, Region};
+use super::error::Error;
+use super::s3::Object;
+use super::snapshot::{self, Snapshot};
+use super::wait::Status;
+use super::wanted::Wanted;
+use super::{ebs, import, register};
+use crate::base::failure::Failure;
+use crate::config::aws::{Aws, SnapshotMethod};
+use crate::providers::contract::Task;
+
+/// When half of the regions are done, the others get as much time again, and this much at least, before they count as
+/// slow: but those that are done wait no longer than the task's patience. Slow ones go on by themselves, and the pipeline
+/// comes back to them.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// What the steps need.
+pub(super) struct Stage<'a> {
+    pub(super) section: &'a Aws,
+    pub(super) clients: &'a Clients,
+    pub(super) wanted: &'a Wanted,
+    pub(super) task: &'a Task,
+    /// Copies in progress, by destination.
+    pub(super) copies: &'a BTreeMap<String, Arc<Semaphore>>,
+    /// Of what is being uploaded, in chunks.
+    pub(super) memory: &'a Arc<Semaphore>,
+}
+
+/// A region that lacks the image.
+pub(super) struct Lacking<'a> {
+    pub(super) region: &'a Region,
+    /// It is being registered.
+    pub(super) pending: Option<Ami>,
+}
+
+/// A complete snapshot that others are copied from.
+#[derive(Debug, Clone)]
+struct Seed {
+    region: String,
+    snapshot: String,
+}
+
+/// What became of a region.
+pub(super) type Outcome = (String, Result<Ami, Failure>);
+
+impl Stage<'_> {
+    /// Brings the image to the regions that lack it; `finished` have it. Regions that fail are in the result, beside how
+    /// long those that are ready have waited for the others.
+    pub(super) async fn run(
+        &self,
+        lacking: Vec<Lacking<'_>>,
+        finished: &[(&Region, Ami)],
+    ) -> Result<(Vec<Outcome>, Duration), Failure> {
+        let mut ready = None;
+        let mut outcomes = Vec::new();
+        if lacking.is_empty() {
+            self.delete_spares(&outcomes, finished, None).await;
+            return Ok((outcomes, Duration::ZERO));
+        }
+        let mut held = self.held(&lacking, &mut outcomes).await;
+        let mut seed = self.seed(&held, finished);
+        let bare: Vec<&Region> = lacking
+            .iter()
+            .filter(|lacking| lacking.pending.is_none())
+            .map(|lacking| lacking.region)
+            .filter(|region| !held.contains_key(&region.name) && !is_in(&outcomes, region))
+            .collect();
+        if !bare.is_empty() && seed.is_none() {
+            for (region, made) in self.make(&bare).await? {
+                match made {
+                    Ok(snapshot) => drop(held.insert(region, snapshot)),
+                    Err(failure) => outcomes.push((region, Err(failure))),
+                }
+            }
+            seed = self.seed(&held, finished);
+        } else if let (Some(object), Some(_)) = (self.object(), &seed) {
+            // Of a process that ended between two steps, or came late.
+            object.clear().await;
+        }
+        let mut running = FuturesUnordered::new();
+        let mut unfinished: BTreeMap<String, Status> = BTreeMap::new();
+        for Lacking { region, pending } in lacking {
+            if is_in(&outcomes, region) {
+                continue;
+            }
+            let status = Status::default();
+            unfinished.insert(region.name.clone(), status.clone());
+            let (held, seed) = (held.remove(&region.name), seed.clone());
+            running.push(async move {
+                let outcome = self.complete(region, pending, held, seed, &status).await;
+                (region.name.clone(), outcome.map_err(Failure::from))
+            });
+        }
+        let mut done = finished.len();
+        let all = done + running.len();
+        let started = Instant::now();
+        let mut patience = self.task.patience;
+        if !finished.is_empty() {
+            ready = Some(started);
+            patience = patience.max(GRACE);
+        }
+        let mut grace = None;
+        while !running.is_empty() {
+            if grace.is_none() && 2 * done >= all {
+                grace = Some(Instant::now() + started.elapsed().max(GRACE));
+            }
+            let enough = ready.map(|ready| ready + patience);
+            let next = match grace.into_iter().chain(enough).min() {
+                Some(deadline) => timeout_at(deadline, running.next()).await,
+                None => Ok(running.next().await),
+            };
+            let Ok(Some((region, outcome))) = next else { break };
+            done += 1;
+            if outcome.is_ok() {
+                ready.get_or_insert_with(Instant::now);
+            }
+            unfinished.remove(&region);
+            outcomes.push((region, outcome));
+        }
+        outcomes.extend(unfinished.into_iter().map(|(region, status)| {
+            let slow = Error::Slow {
+                region: region.clone(),
+                state: status.get(),
+            };
+            (region, Err(slow.into()))
+        }));
+        let whole = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
+        self.delete_spares(&outcomes, finished, seed.filter(|_| !whole)).await;
+        Ok((outcomes, ready.map_or(Duration::ZERO, |ready| ready.elapsed())))
+    }
+
+    /// The usable snapshots of ours, by region: complete ones, and copies on their way. Those that failed go.
+    async fn held(&self, lacking: &[Lacking<'_>], outcomes: &mut Vec<Outcome>) -> BTreeMap<String, Snapshot> {
+        let mut regions: BTreeMap<&str, &Region> = lacking
+            .iter()
+            .map(|lacking| (lacking.region.name.as_str(), lacking.region))
+            .collect();
+        let lacking: BTreeSet<String> = regions.keys().map(|region| (*region).to_owned()).collect();
+        if let Ok(base) = self.clients.region(&self.section.base_region) {
+            regions.insert(&base.name, base);
+        }
+        let looks = regions.into_values().map(|region| async move {
+            let found = snapshot::find(region, self.wanted).await;
+            (region, found)
+        });
+        let mut held = BTreeMap::new();
+        for (region, found) in join_all(looks).await {
+            let name = region.name.clone();
+            match found {
+                Ok(found) => {
+                    let spoilt = found
+                        .iter()
+                        .filter(|found| found.is_spoilt() && lacking.contains(&name));
+                    join_all(spoilt.map(|spoilt| snapshot::delete(region, &spoilt.id))).await;
+                    held.extend(found.into_iter().find(Snapshot::is_usable).map(|found| (name, found)));
+                }
+                Err(error) if lacking.contains(&name) => outcomes.push((name, Err(error.into()))),
+                Err(error) => tracing::warn!(region = name, "failed to {error}; left out"),
+            }
+        }
+        held
+    }
+
+    /// The base region's snapshot if there is one, else that of another region.
+    fn seed(&self, held: &BTreeMap<String, Snapshot>, finished: &[(&Region, Ami)]) -> Option<Seed> {
+        let of_images = finished.iter().filter_map(|(region, ami)| {
+            Some(Seed {
+                region: region.name.clone(),
+                snapshot: ami.snapshots.first()?.clone(),
+            })
+        });
+        let of_held = held
+            .iter()
+            .filter(|(_, snapshot)| snapshot.is_completed())
+            .map(|(region, snapshot)| Seed {
+                region: region.clone(),
+                snapshot: snapshot.id.clone(),
+            });
+        of_images
+            .chain(of_held)
+            .min_by_key(|seed| seed.region != self.section.base_region)
+    }
+
+    /// Makes a snapshot from the image's bytes.
+    async fn make(&self, bare: &[&Region]) -> Result<Vec<(String, Result<Snapshot, Failure>)>, Failure> {
+        let status = Status::default();
+        let source = self.task.source(&self.wanted.image);
+        let base = self.clients.region(&self.section.base_region)?;
+        match &self.section.snapshot_method {
+            SnapshotMethod::S3Import { bucket, role } => {
+                let object = Object::new(&self.clients.s3, bucket, &self.wanted.image.sha256);
+                let made = import::import(base, self.wanted, &object, role, &source, self.memory, &status).await?;
+                Ok(vec![(base.name.clone(), Ok(made))])
+            }
+            SnapshotMethod::EbsDirect { requests, all_regions } => {
+                // Copies are cheaper to make from where everybody expects the first one.
+                let first = bare.iter().position(|region| region.name == base.name).unwrap_or(0);
+                let mut regions = bare.to_vec();
+                regions.swap(0, first);
+                let at_once = if *all_regions { regions.len() } else { 1 };
+                let mut all = Vec::new();
+                for regions in regions.chunks(at_once) {
+                    let made = ebs::write(regions, self.wanted, &source, *requests, self.memory, &status).await?;
+                    // One region that refuses does not stop the others; what passes is waited for.
+                    let next = made
+                        .iter()
+                        .all(|(_, made)| made.as_ref().is_err_and(|failure| !failure.class().is_transient()));
+                    all.extend(made);
+                    if !next {
+                        break;
+                    }
+                }
+                match all.iter().find_map(|(_, made)| made.as_ref().err()) {
+                    Some(failure) if all.iter().all(|(_, made)| made.is_err()) => Err(failure.clone()),
+                    _ => Ok(all),
+                }
+            }
+        }
+    }
+
+    fn object(&self) -> Option<Object> {
+        match &self.section.snapshot_method {
+            SnapshotMethod::S3Import { bucket, .. } => {
+                Some(Object::new(&self.clients.s3, bucket, &self.wanted.image.sha256))
+            }
+            SnapshotMethod::EbsDirect { .. } => None,
+        }
+    }
+
+    /// From a snapshot somewhere to an image here.
+    async fn complete(
+        &self,
+        region: &Region,
+        pending: Option<Ami>,
+        held: Option<Snapshot>,
+        seed: Option<Seed>,
+        status: &Status,
+    ) -> Result<Ami, Error> {
+        if let Some(ami) = pending {
+            return ami::available(region, &ami.id, status).await;
+        }
+        let snapshot = match (held, seed) {
+            (Some(snapshot), _) if snapshot.is_completed() => snapshot,
+            (Some(copy), _) => self.copied(region, &copy.id, status).await?,
+            (None, Some(seed)) => self.copy(region, &seed, status).await?,
+            (None, None) => return Err(Error::Ended(format!("a snapshot for {}", region.name))),
+        };
+        register::register(region, self.wanted, &snapshot, self.section, status).await
+    }
+
+    async fn copy(&self, region: &Region, seed: &Seed, status: &Status) -> Result<Snapshot, Error> {
+        status.set(format!("waiting for other copies to {}", region.name));
+        let copies = self.copies.get(&region.name);
+        let copies = copies.ok_or_else(|| Error::Unknown(region.name.clone()))?;
+        let interrupted = |_| Error::Interrupted(region.name.clone());
+        let _turn = copies.acquire().await.map_err(interrupted)?;
+        let id = snapshot::copy(&seed.region, &seed.snapshot, region, self.wanted, status).await?;
+        self.copied(region, &id, status).await
+    }
+
+    /// Waits for a copy. One that failed is of no use to anybody.
+    async fn copied(&self, region: &Region, id: &str, status: &Status) -> Result<Snapshot, Error> {
+        let copied = snapshot::completed(region, id, status).await;
+        match &copied {
+            Ok(_) => tracing::info!(
+                region = region.name,
+                snapshot = id,
+                "copied {} to {}",
+                self.wanted.name,
+                region.name
+            ),
+            Err(Error::Spoilt { .. }) => snapshot::delete(region, id).await,
+            Err(_) => {}
+        }
+        copied
+    }
+
+    /// The last look: where the image is complete, nothing else of it stays. What others may still be copied from does.
+    async fn delete_spares(&self, outcomes: &[Outcome], finished: &[(&Region, Ami)], seed: Option<Seed>) {
+        let made = outcomes.iter().filter_map(|(region, outcome)| {
+            let ami = outcome.as_ref().ok()?;
+            Some((self.clients.region(region).ok()?, ami))
+        });
+        let found = finished.iter().map(|(region, ami)| (*region, ami));
+        let regions = made
+            .chain(found)
+            .filter(|(region, ami)| self.task.concerns(&region.name) && !ami.snapshots.is_empty());
+        join_all(regions.map(|(region, ami)| {
+            let mut used = ami.snapshots.clone();
+            used.extend(seed.as_ref().map(|seed| seed.snapshot.clone()));
+            async move { snapshot::delete_spares(region, self.wanted, &used).await }
+        }))
+        .await;
+    }
+}
+
+fn is_in(outcomes: &[Outcome], region: &Region) -> bool {
+    outcomes.iter().any(|(name, _)| *name == region.name)
+}

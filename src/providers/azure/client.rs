@@ -1,0 +1,316 @@
+//! A small client for Azure Resource Manager: documents, lists, and
+//! [operations that take long](https://learn.microsoft.com/azure/azure-resource-manager/management/async-operations).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, HeaderMap};
+use reqwest::{Client, Method, Response, StatusCode};
+use serde_json::Value;
+use tokio::time::Instant;
+use url::Url;
+
+use super::error::Error;
+use super::identity::{Identity, RESOURCE_MANAGER};
+use crate::base::failure::{Class, Classified};
+use crate::base::http;
+use crate::base::retry::Policy;
+
+/// The version of the gallery API that bodies are written in.
+pub(super) const API_VERSION: &str = "2023-07-03";
+/// A list of gallery versions has a few kB for each of them.
+const LIMIT: usize = 64 << 20;
+/// An operation is looked at this soon after it began, later less often.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Replication takes from minutes to hours. What is seen a quarter of a minute late costs nothing, and a subscription has
+/// a limited number of reads.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// How long a gallery or a definition may take. It takes seconds, and other images wait for it.
+pub(super) const MAKING: Duration = Duration::from_secs(10 * 60);
+/// How long anything about a version may take. Thirty regions take up to two and a half hours; what takes longer than this
+/// has got stuck, and is looked for again in the next round.
+pub(super) const REPLICATION: Duration = Duration::from_secs(4 * 60 * 60);
+
+/// Resource Manager.
+#[derive(Debug)]
+pub(super) struct ResourceManager {
+    http: Client,
+    endpoint: Url,
+    identity: Arc<Identity>,
+}
+
+/// Where to see how an operation goes on.
+#[derive(Debug)]
+pub(super) struct Operation {
+    what: String,
+    /// Says how it is going, with the error if it failed.
+    status: Option<Url>,
+    /// Answers 202 until it has ended.
+    location: Option<Url>,
+    after: Option<Duration>,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Value,
+}
+
+/// Ever longer pauses between looks at something, for as long as it may take.
+#[derive(Clone, Copy)]
+pub(super) struct Pace {
+    next: Duration,
+    limit: Duration,
+    end: Instant,
+}
+
+impl Pace {
+    pub(super) fn within(limit: Duration) -> Self {
+        Self {
+            next: FIRST_PAUSE,
+            limit,
+            end: Instant::now() + limit,
+        }
+    }
+
+    /// Pauses, at least as long as the server wishes, or fails when it has been long enough.
+    pub(super) async fn pause(&mut self, what: &str, wish: Option<Duration>) -> Result<(), Error> {
+        let now = Instant::now();
+        if now >= self.end {
+            return Err(Error::Unfinished {
+                what: what.to_owned(),
+                limit: self.limit,
+            });
+        }
+        let pause = wish.map_or(self.next, |wish| wish.max(self.next));
+        tokio::time::sleep_until((now + pause).min(self.end)).await;
+        self.next = self.next.mul_f32(1.5).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}
+
+impl ResourceManager {
+    pub(super) fn new(http: Client, endpoint: &Url, identity: Arc<Identity>) -> Self {
+        Self {
+            http,
+            endpoint: endpoint.clone(),
+            identity,
+        }
+    }
+
+    /// A document, if it is there.
+    pub(super) async fn get(&self, what: &str, path: &str, query: &[(&str, &str)]) -> Result<Option<Value>, Error> {
+        let url = self.url(path, query);
+        let get = || self.call_if_there(what, Method::GET, &url);
+        let found = Policy::CALL.run("azure get", Error::class, get).await?;
+        Ok(found.map(|answer| answer.body))
+    }
+
+    /// All elements of a list. An error of any page is one of the whole.
+    pub(super) async fn list(&self, what: &str, path: &str) -> Result<Vec<Value>, Error> {
+        let mut elements = Vec::new();
+        let mut next = Some(self.url(path, &[]));
+        while let Some(url) = next {
+            let page = || self.call(what, Method::GET, url.clone(), None);
+            let page = Policy::CALL.run("azure list", Error::class, page).await?.body;
+            let Some(Value::Array(value)) = page.get("value") else {
+                return Err(Error::odd(what, "a list without a value"));
+            };
+            elements.extend(value.iter().cloned());
+            next = match page.get("nextLink").and_then(Value::as_str) {
+                Some(link) if !link.is_empty() => Some(self.ours(what, link)?),
+                _ => None,
+            };
+        }
+        Ok(elements)
+    }
+
+    /// Puts a document: one try.
+    pub(super) async fn put(&self, what: &str, path: &str, body: &Value) -> Result<Operation, Error> {
+        let answer = self.call(what, Method::PUT, self.url(path, &[]), Some(body)).await?;
+        self.operation(what, &answer.headers)
+    }
+
+    /// Puts a document until it is there. An answer that was lost, and somebody who was faster, are settled by looking:
+    /// `will_do` says whether that is it, and no operation is known then, or fails if `body` must not be put over it.
+    pub(super) async fn make(
+        &self,
+        what: &str,
+        path: &str,
+        body: &Value,
+        will_do: impl Fn(Option<Value>) -> Result<bool, Error>,
+    ) -> Result<Option<Operation>, Error> {
+        let mut waits = Policy::CALL.start("azure put");
+        loop {
+            let error = match self.put(what, path, body).await {
+                Ok(operation) => return Ok(Some(operation)),
+                Err(error) => error,
+            };
+            let Some(wait) = waits.after(error.class()) else {
+                return Err(error);
+            };
+            tracing::debug!(%error, wait_ms = wait.as_millis(), "looking whether it happened all the same");
+            tokio::time::sleep(wait).await;
+            if will_do(self.get(what, path, &[]).await?)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Deletes a document and waits for that. One that is not there is no error.
+    pub(super) async fn delete(&self, what: &str, path: &str) -> Result<(), Error> {
+        let url = self.url(path, &[]);
+        let delete = || self.call_if_there(what, Method::DELETE, &url);
+        match Policy::CALL.run("azure delete", Error::class, delete).await? {
+            Some(answer) => {
+                let operation = self.operation(what, &answer.headers)?;
+                self.finish(operation, Pace::within(REPLICATION)).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the end of an operation. One that Azure has forgotten has ended; what it left must be looked at in any
+    /// case.
+    pub(super) async fn finish(&self, operation: Operation, mut pace: Pace) -> Result<(), Error> {
+        let Operation {
+            what,
+            status,
+            location,
+            mut after,
+        } = operation;
+        let (url, says_status) = match (status, location) {
+            (Some(url), _) => (url, true),
+            (None, Some(url)) => (url, false),
+            (None, None) => return Ok(()),
+        };
+        loop {
+            pace.pause(&what, after).await?;
+            let look = || async {
+                match self.call_if_there(&what, Method::GET, &url).await {
+                    // A refusal is how the second form tells of a failure.
+                    Err(error) if !says_status && is_outcome(&error) => Ok(Err(error)),
+                    answer => answer.map(Ok),
+                }
+            };
+            let answer = Policy::CALL.run("azure operation", Error::class, look).await??;
+            let Some(answer) = answer else { return Ok(()) };
+            after = http::retry_after(&answer.headers);
+            if !says_status {
+                match answer.status {
+                    StatusCode::ACCEPTED => continue,
+                    _ => return Ok(()),
+                }
+            }
+            match answer.body["status"].as_str() {
+                Some("Succeeded") => return Ok(()),
+                Some("Failed" | "Canceled") => return Err(Error::operation(&what, &answer.body["error"])),
+                Some(_) => {}
+                None => return Err(Error::odd(&what, "an operation without a status")),
+            }
+        }
+    }
+
+    fn operation(&self, what: &str, headers: &HeaderMap) -> Result<Operation, Error> {
+        let url = |name: &str| {
+            let value = headers.get(name).and_then(|value| value.to_str().ok());
+            value.map(|value| self.ours(what, value)).transpose()
+        };
+        Ok(Operation {
+            what: what.to_owned(),
+            status: url("azure-asyncoperation")?,
+            location: url("location")?,
+            after: http::retry_after(headers),
+        })
+    }
+
+    fn url(&self, path: &str, query: &[(&str, &str)]) -> Url {
+        let mut url = self.endpoint.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path.split('/'));
+        }
+        {
+            let mut pairs = url.query_pairs_mut();
+            pairs.clear();
+            // Other services behind the same door have versions of their own.
+            if !query.iter().any(|(name, _)| *name == "api-version") {
+                pairs.append_pair("api-version", API_VERSION);
+            }
+            pairs.extend_pairs(query);
+        }
+        url
+    }
+
+    /// A link in an answer. Our token goes nowhere else.
+    fn ours(&self, what: &str, link: &str) -> Result<Url, Error> {
+        match Url::parse(link) {
+            Ok(url) if url.origin() == self.endpoint.origin() => Ok(url),
+            Ok(_) | Err(_) => Err(Error::odd(what, "a link to another server")),
+        }
+    }
+
+    /// One call about something that may be missing.
+    async fn call_if_there(&self, what: &str, method: Method, url: &Url) -> Result<Option<Answer>, Error> {
+        match self.call(what, method, url.clone(), None).await {
+            Err(error) if error.status() == Some(404) && error.class() != Class::Everything => Ok(None),
+            answer => answer.map(Some),
+        }
+    }
+
+    /// One call. A token that is refused is replaced once.
+    async fn call(&self, what: &str, method: Method, url: Url, body: Option<&Value>) -> Result<Answer, Error> {
+        let mut renewed = false;
+        loop {
+            let token = self.identity.token(RESOURCE_MANAGER).await?;
+            let mut request = self
+                .http
+                .request(method.clone(), url.clone())
+                .header(AUTHORIZATION, token.clone())
+                .timeout(http::CALL);
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let response = request.send().await.map_err(|source| lost(what, source))?;
+            let (status, headers) = (response.status(), response.headers().clone());
+            if status == StatusCode::UNAUTHORIZED && !renewed {
+                self.identity.forget(RESOURCE_MANAGER, &token).await;
+                renewed = true;
+                continue;
+            }
+            let body = read(what, response).await?;
+            if !status.is_success() {
+                let after = http::retry_after(&headers);
+                let body = serde_json::from_slice(&body).unwrap_or_default();
+                return Err(Error::refused(what, status.as_u16(), &body, after));
+            }
+            let body = match &body[..] {
+                [] => Value::Null,
+                body => serde_json::from_slice(body).map_err(|_| Error::odd(what, "something that is not JSON"))?,
+            };
+            return Ok(Answer { status, headers, body });
+        }
+    }
+}
+
+/// Whether an error is the operation's own, and not one of looking at it.
+fn is_outcome(error: &Error) -> bool {
+    matches!(error.status(), Some(400 | 402 | 409..=412 | 422))
+}
+
+async fn read(what: &str, mut response: Response) -> Result<Vec<u8>, Error> {
+    let mut body = Vec::new();
+    while let Some(bytes) = response.chunk().await.map_err(|source| lost(what, source))? {
+        body.extend_from_slice(&bytes);
+        if body.len() > LIMIT {
+            return Err(Error::odd(what, "more than 64 MiB"));
+        }
+    }
+    Ok(body)
+}
+
+fn lost(what: &str, source: reqwest::Error) -> Error {
+    Error::Lost {
+        what: what.to_owned(),
+        source: source.without_url(),
+    }
+}

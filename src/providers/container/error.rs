@@ -1,0 +1,187 @@
+//! A registry's refusals, and what can be done about them.
+
+use std::time::Duration;
+
+use reqwest::Response;
+use serde::Deserialize;
+
+use crate::base::failure::{Class, Classified, remark};
+use crate::base::http;
+use crate::config::container as config;
+
+/// A registry that does not do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// The environment lacks something.
+    #[error("find credentials: {0}")]
+    Credentials(String),
+    /// No answer, or not all of it.
+    #[error("{what}")]
+    Lost {
+        /// What was asked for.
+        what: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// The registry does not want to.
+    #[error("{what}: the registry answered {status}{said}")]
+    Status {
+        /// What was asked for.
+        what: String,
+        /// The HTTP status.
+        status: u16,
+        /// What it said about it: code and message.
+        said: String,
+        /// Its wish.
+        after: Option<Duration>,
+    },
+    /// It does not take uploads any further.
+    #[error("{what}: no progress for {seconds} s")]
+    Stalled {
+        /// What was asked for.
+        what: String,
+        /// How long it was waited.
+        seconds: u64,
+    },
+    /// The archive failed, not the registry.
+    #[error("{0}: its source broke off")]
+    Withdrawn(String),
+    /// An answer that means nothing.
+    #[error("{what}: the registry answered with {answer}")]
+    Odd {
+        /// What was asked for.
+        what: String,
+        /// What came.
+        answer: String,
+    },
+    /// No document is that long.
+    #[error("{0}: it is longer than 4 MiB")]
+    TooLong(String),
+    /// Credentials would travel in the open.
+    #[error("get a token from {0}: only https is accepted")]
+    Realm(String),
+}
+
+impl Error {
+    pub(super) fn odd(what: String, answer: &str) -> Self {
+        Self::Odd {
+            what,
+            answer: answer.to_owned(),
+        }
+    }
+
+    /// From an answer that is not a success, with
+    /// [what the registry says](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#error-codes).
+    pub(super) async fn of(what: String, response: Response) -> Self {
+        let status = response.status().as_u16();
+        let after = http::retry_after(response.headers());
+        Self::Status {
+            what,
+            status,
+            said: errors(&http::refusal(response).await),
+            after,
+        }
+    }
+
+    /// Adds what an operator can do about a refusal.
+    pub(super) fn advise(mut self, registry: &config::Registry) -> Self {
+        if let Self::Status { status, said, .. } = &mut self {
+            let advice = match (*status, &registry.credential_prefix) {
+                (401, Some(prefix)) => {
+                    format!("; check {prefix}USER and {prefix}PASSWORD or {prefix}CERT_DIR, and what they permit")
+                }
+                (403, Some(prefix)) => {
+                    format!("; let the account of {prefix}USER or {prefix}CERT_DIR read and write this repository")
+                }
+                (401 | 403, None) => "; it may need a credential_prefix in the configuration".to_owned(),
+                _ => return self,
+            };
+            said.push_str(&advice);
+        }
+        self
+    }
+
+    /// quay.io's answer to an index it accepts a moment later.
+    pub(super) fn is_invalid(&self) -> bool {
+        matches!(self, Self::Status { said, .. } if said.contains("MANIFEST_INVALID"))
+    }
+
+    /// A blob or upload that the registry knew a moment ago: lost in its storage, not wrong.
+    fn is_forgotten(&self) -> bool {
+        let codes = [
+            "BLOB_UNKNOWN",
+            "BLOB_UPLOAD_UNKNOWN",
+            "MANIFEST_UNKNOWN",
+            "BLOB_UPLOAD_INVALID",
+        ];
+        matches!(self, Self::Status { said, .. } if codes.iter().any(|code| said.contains(code)))
+    }
+}
+
+impl Classified for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Credentials(_) | Self::Realm(_) => Class::Everything,
+            Self::Lost { source, .. } => http::class(source),
+            Self::Status { .. } if self.is_forgotten() => Class::TRANSIENT,
+            Self::Status { status, after, .. } => Class::of_status(*status, *after),
+            Self::Stalled { .. } | Self::Withdrawn(_) | Self::Odd { .. } => Class::TRANSIENT,
+            Self::TooLong(_) => Class::Deliverable,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Errors {
+    errors: Vec<ErrorRow>,
+}
+
+#[derive(Deserialize)]
+struct ErrorRow {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// ` (CODE: message)`, or nothing. Only what is meant to be read: an error's details may hold anything.
+fn errors(body: &[u8]) -> String {
+    let Ok(errors) = serde_json::from_slice::<Errors>(body) else {
+        return String::new();
+    };
+    let rows: Vec<String> = errors
+        .errors
+        .into_iter()
+        .map(|row| match row.message.as_str() {
+            "" => row.code,
+            message => format!("{}: {message}", row.code),
+        })
+        .collect();
+    remark(&rows.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_meant_to_be_read_is_quoted() {
+        let body = br#"{"errors":[{"code":"DENIED","message":"not\nyours","detail":"secret"}]}"#;
+        assert_eq!(errors(body), " (DENIED: not yours)");
+        assert_eq!(errors(b"<html>"), "");
+    }
+
+    #[test]
+    fn a_blob_that_was_there_a_moment_ago_is_pushed_again() {
+        let error = |status, said: &str| Error::Status {
+            what: String::new(),
+            status,
+            said: said.to_owned(),
+            after: None,
+        };
+        assert_eq!(error(404, " (MANIFEST_BLOB_UNKNOWN: x)").class(), Class::TRANSIENT);
+        assert_eq!(error(404, " (NAME_UNKNOWN: x)").class(), Class::Deliverable);
+        assert_eq!(error(403, "").class(), Class::Everything);
+        assert_eq!(error(429, "").class(), Class::TRANSIENT);
+    }
+}

@@ -1,0 +1,149 @@
+//! Google Cloud: tarballs as Compute Engine images in families.
+//!
+//! *Stage* uploads the tarball as it is to the bucket, under a name that carries its digest; imports it as an
+//! [image](https://cloud.google.com/compute/docs/reference/rest/v1/images) without a family; deletes the object, which is
+//! of no use any more; and deprecates the image. *Release* puts it into its family, where it waits to be promoted. What
+//! it needs is in the cloud alone: labels say which compose and which file an image was made of, and when it was promoted.
+//! Who may see the images is the project's own policy.
+//!
+//! Two policies run after each new image, and every hour: the newest image of a family that has been there for a while
+//! becomes its head, and images that are past their end of life or have long been deprecated go. Images are billed by
+//! their size for as long as they are there, objects likewise.
+
+mod check;
+mod clean_up;
+mod client;
+mod error;
+mod image;
+mod inventory;
+mod labels;
+mod promotion;
+mod storage;
+mod upload;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use self::client::Cloud;
+use self::error::Error;
+use self::image::Wanted;
+use self::promotion::Rules;
+use super::contract::{Finding, Origin, Place, Provider, Publication, Retired, Staged, Task};
+use crate::base::failure::Failure;
+use crate::config::Environment;
+use crate::config::gcp::{CREDENTIALS, Gcp};
+use crate::model::select::Deliverable;
+
+/// Between two looks at what the policies have to do. Their times are days.
+const UPKEEP: Duration = Duration::from_secs(60 * 60);
+/// An image is announced after the policies have run, so they get no longer than this; the next run does the rest.
+const UPKEEP_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+/// Publishes to a project of Google Cloud.
+pub struct GcpProvider {
+    section: Gcp,
+    credentials: PathBuf,
+    /// Held while the policies run.
+    policies: Mutex<()>,
+}
+
+impl GcpProvider {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// No file with credentials is named.
+    pub fn new(section: &Gcp, environment: &Environment) -> Result<Self, Failure> {
+        let credentials = environment.get(CREDENTIALS).ok_or_else(|| Error::Credentials {
+            path: PathBuf::new(),
+            why: format!("environment variable {CREDENTIALS} is not set"),
+        })?;
+        Ok(Self {
+            section: section.clone(),
+            credentials: PathBuf::from(credentials),
+            policies: Mutex::default(),
+        })
+    }
+
+    /// A session for one piece of work. The credentials are read each time: they may have been replaced.
+    async fn cloud(&self) -> Result<Cloud, Error> {
+        Cloud::new(&self.section, &self.credentials).await
+    }
+
+    /// The policies after a new image. They never spoil its publication.
+    async fn upkeep(&self) {
+        match tokio::time::timeout(UPKEEP_LIMIT, self.clean_up(false)).await {
+            Ok(Ok(retired)) => retired.warn(),
+            Ok(Err(failure)) => tracing::warn!("nothing is promoted or removed: failed to {failure}"),
+            Err(_) => tracing::warn!("the policies take long; the next run goes on with them"),
+        }
+    }
+}
+
+#[async_trait]
+impl Provider for GcpProvider {
+    async fn check(&self) -> Vec<Finding> {
+        match self.cloud().await {
+            Ok(cloud) => check::check(&cloud).await,
+            Err(error) => vec![Finding {
+                subject: "credentials".to_owned(),
+                result: Err(format!("failed to {}", Failure::from(error))),
+            }],
+        }
+    }
+
+    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure> {
+        let wanted = Wanted::of(deliverable)?;
+        // An image is in all its storage locations at once.
+        let may_change = deliverable.locations.iter().any(|location| task.concerns(location));
+        let staged = wanted.stage(&self.cloud().await?, task, may_change).await?;
+        let places = staged.map_or_else(Vec::new, |(address, origin)| places(deliverable, &address, origin));
+        Ok(Staged {
+            places,
+            ..Staged::default()
+        })
+    }
+
+    async fn release(&self, deliverable: &Deliverable, staged: Staged, task: &Task) -> Result<Publication, Failure> {
+        let mut publication = Publication {
+            places: staged.places,
+            superseded: staged.superseded,
+            failed: staged.failed,
+            unseen: staged.unseen,
+        };
+        let Some(place) = publication.places.iter().find(|place| task.concerns(&place.location)) else {
+            return Ok(publication);
+        };
+        let (address, done) = Wanted::of(deliverable)?.release(&self.cloud().await?).await?;
+        let origin = match (place.origin, done) {
+            (Origin::Found, Origin::Found) => Origin::Found,
+            _ => Origin::Created,
+        };
+        publication.places = places(deliverable, &address, origin);
+        if origin == Origin::Created {
+            self.upkeep().await;
+        }
+        Ok(publication)
+    }
+
+    async fn clean_up(&self, dry_run: bool) -> Result<Retired, Failure> {
+        let _turn = self.policies.lock().await;
+        clean_up::run(&self.cloud().await?, &Rules::of(&self.section), dry_run).await
+    }
+
+    fn upkeep_interval(&self) -> Option<Duration> {
+        Some(UPKEEP)
+    }
+}
+
+fn places(deliverable: &Deliverable, address: &str, origin: Origin) -> Vec<Place> {
+    let place = |location: &String| Place {
+        location: location.clone(),
+        id: address.to_owned(),
+        origin,
+    };
+    deliverable.locations.iter().map(place).collect()
+}

@@ -1,0 +1,323 @@
+//! The order of the steps: compose, selection, then for each deliverable stage, release, announce.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use reqwest::Client;
+use tracing::Instrument;
+
+use crate::base::failure::{Class, Failure};
+use crate::base::http::Hosts;
+use crate::base::metrics::{self, Step};
+use crate::base::retry::Policy;
+use crate::config;
+use crate::images::signature::Signatures;
+use crate::images::source::Sources;
+use crate::messaging::message::Request;
+use crate::messaging::notify::{self, Notice, Notifier};
+use crate::model::compose::Compose;
+use crate::model::compose::release::{Release, Releases};
+use crate::model::select::{self, Deliverable, Only, Selection};
+use crate::providers::contract::{Failed, Origin, Place, Provider, Publication, Task};
+use crate::publish::report::{Broken, Published, Report, Told};
+
+/// A compose, ready to be published.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Its metadata.
+    pub compose: Compose,
+    /// Its release.
+    pub release: Release,
+    /// What this process publishes of it.
+    pub selection: Selection,
+}
+
+/// Everything up to the first write; what `plan` shows.
+///
+/// # Errors
+///
+/// Metadata or release data that cannot be had or understood.
+pub async fn prepare(
+    http: &Client,
+    releases: &Releases,
+    section: &config::Provider,
+    request: &Request,
+    only: Option<&Only>,
+) -> Result<Prepared, Failure> {
+    let compose = Compose::fetch(http, &request.location, &request.compose, request.label.as_deref()).await?;
+    let release = releases.of(&compose).await?;
+    let selection = select::select(section, &compose, &release, only);
+    Ok(Prepared {
+        compose,
+        release,
+        selection,
+    })
+}
+
+/// What an operator asked for beside the compose.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Only these images or repositories.
+    pub only: Option<Only>,
+    /// Change only these locations.
+    pub locations: Option<BTreeSet<String>>,
+    /// Move container tags back.
+    pub allow_older: bool,
+    /// What has been said before.
+    pub told: Arc<Told>,
+}
+
+/// How far a deliverable is.
+#[derive(Default)]
+struct Course {
+    /// As of the last round that got through.
+    live: Publication,
+    announced: Option<Vec<Place>>,
+    broken: Vec<Broken>,
+}
+
+/// Publishes composes to one provider.
+pub struct Pipeline {
+    /// Reads metadata.
+    pub http: Client,
+    /// Where composes may be.
+    pub hosts: Hosts,
+    /// Who vouches for images.
+    pub signatures: Signatures,
+    /// Knows releases.
+    pub releases: Releases,
+    /// The provider's section.
+    pub section: config::Provider,
+    /// The provider.
+    pub provider: Arc<dyn Provider>,
+    /// Reads images.
+    pub sources: Sources,
+    /// Announces.
+    pub notifier: Notifier,
+    /// How long a failing location delays the announcement of the others.
+    pub location_patience: Duration,
+    /// How long a passing failure is retried.
+    pub give_up_after: Duration,
+    /// The configuration file, for the commands in reports.
+    pub conf: PathBuf,
+}
+
+impl Pipeline {
+    /// Publishes a compose. Whatever fails is in the report; the other deliverables are done.
+    pub async fn run(&self, request: &Request, options: &Options) -> Report {
+        let task = Task {
+            sources: self.sources.clone(),
+            locations: options.locations.clone(),
+            allow_older: options.allow_older,
+            patience: self.location_patience,
+        };
+        let mut report = Report::new(request, &task, &self.conf);
+        let prepared = match self.prepare(request, options.only.as_ref()).await {
+            Ok(prepared) => prepared,
+            Err(failure) => {
+                report.broken.push(Broken::compose(&failure));
+                return report;
+            }
+        };
+        for refused in prepared.selection.refused {
+            report.broken.push(Broken::compose(&refused.into()));
+        }
+        let deliverables = &prepared.selection.deliverables;
+        let work = deliverables.iter().map(|deliverable| {
+            let span = tracing::info_span!("publish", deliverable = deliverable.name());
+            self.publish(&prepared.compose, request.announced, deliverable, &task, &options.told)
+                .instrument(span)
+        });
+        for (published, broken) in join_all(work).await {
+            report.published.push(published);
+            report.broken.extend(broken);
+        }
+        report
+    }
+
+    async fn prepare(&self, request: &Request, only: Option<&Only>) -> Result<Prepared, Failure> {
+        request.location.within(&self.hosts)?;
+        Policy::work(self.give_up_after)
+            .run("compose", Failure::class, || async {
+                prepare(&self.http, &self.releases, &self.section, request, only).await
+            })
+            .await
+    }
+
+    /// Publishes a deliverable, and tells what became of it.
+    async fn publish(
+        &self,
+        compose: &Compose,
+        since: Timestamp,
+        deliverable: &Deliverable,
+        task: &Task,
+        told: &Told,
+    ) -> (Published, Vec<Broken>) {
+        let mut course = Course::default();
+        if let Err(error) = self.rounds(compose, since, deliverable, task, told, &mut course).await {
+            course.broken.push(Broken::deliverable(deliverable, &error.into()));
+            course.announced = Some(course.live.places);
+        }
+        let published = Published::new(deliverable, course.announced, course.live.superseded);
+        (published, course.broken)
+    }
+
+    /// Rounds of stage and release until every location has the deliverable, has failed for good, or time is up.
+    /// What is done stays done: each round looks first. What is live is announced as soon as nothing is missing, and
+    /// otherwise when the patience with the rest ends, even in the middle of a round.
+    async fn rounds(
+        &self,
+        compose: &Compose,
+        since: Timestamp,
+        deliverable: &Deliverable,
+        task: &Task,
+        told: &Told,
+        course: &mut Course,
+    ) -> Result<(), notify::Error> {
+        let mut waits = Policy::work(self.give_up_after).start("deliverable");
+        let mut task = task.clone();
+        let mut wait = Duration::ZERO;
+        let mut failing_since: Option<Instant> = None;
+        loop {
+            let patience = self
+                .location_patience
+                .saturating_sub(failing_since.map_or(Duration::ZERO, |since| since.elapsed()));
+            let delays = course.announced.is_none() && !course.live.places.is_empty();
+            let outcome = {
+                let mut round = pin!(async {
+                    metrics::during(Step::Wait, tokio::time::sleep(wait)).await;
+                    self.round(compose, deliverable, &task).await
+                });
+                tokio::select! {
+                    outcome = &mut round => outcome,
+                    () = tokio::time::sleep(patience), if delays => {
+                        self.announce(deliverable, told, course).await?;
+                        round.await
+                    }
+                }
+            };
+            let pending = match outcome {
+                Ok((mut publication, waited)) => {
+                    let failed = std::mem::take(&mut publication.failed);
+                    // What this process made is found by its own later rounds.
+                    for place in &mut publication.places {
+                        let made = Place {
+                            origin: Origin::Created,
+                            ..place.clone()
+                        };
+                        if course.live.places.contains(&made) {
+                            *place = made;
+                        }
+                    }
+                    for place in made(&publication, &course.live) {
+                        metrics::published(&deliverable.what(), &place.location, since);
+                    }
+                    if !failed.is_empty() {
+                        failing_since = failing_since.or_else(|| Instant::now().checked_sub(waited));
+                    }
+                    publication.keep(&course.live, deliverable);
+                    course.live = publication;
+                    let (passing, lasting): (Vec<_>, Vec<_>) =
+                        failed.into_iter().partition(|f| f.failure.class().is_transient());
+                    for Failed { location, failure } in lasting {
+                        course.broken.push(Broken::location(deliverable, &location, &failure));
+                        exclude(&mut task, deliverable, &location);
+                    }
+                    passing
+                }
+                Err(failure) if failure.class().is_transient() => vec![Failed {
+                    location: String::new(),
+                    failure,
+                }],
+                Err(failure) => {
+                    course.broken.push(Broken::deliverable(deliverable, &failure));
+                    Vec::new()
+                }
+            };
+            let next = pending
+                .iter()
+                .map(|failed| failed.failure.class())
+                .max_by_key(asked)
+                .and_then(|class| waits.after(class));
+            let failing = failing_since.get_or_insert_with(Instant::now).elapsed();
+            if next.is_none() || failing >= self.location_patience {
+                self.announce(deliverable, told, course).await?;
+            }
+            let Some(next) = next else {
+                course
+                    .broken
+                    .extend(pending.iter().map(|failed| match failed.location.as_str() {
+                        "" => Broken::deliverable(deliverable, &failed.failure),
+                        location => Broken::location(deliverable, location, &failed.failure),
+                    }));
+                return Ok(());
+            };
+            for failed in &pending {
+                tracing::warn!(
+                    location = failed.location,
+                    wait_ms = next.as_millis(),
+                    "failed to {}; trying again",
+                    failed.failure
+                );
+            }
+            wait = next;
+        }
+    }
+
+    /// Announces what is live, unless nothing is, or just that has been announced.
+    async fn announce(&self, deliverable: &Deliverable, told: &Told, course: &mut Course) -> Result<(), notify::Error> {
+        let places = &course.live.places;
+        if places.is_empty() || course.announced.as_ref() == Some(places) {
+            return Ok(());
+        }
+        let notice = Notice::of(deliverable, places);
+        if !told.is_announced(deliverable, notice.id) {
+            let sending = self.notifier.send(&notice, Policy::work(self.give_up_after));
+            metrics::during(Step::Announce, sending).await?;
+            told.announced(deliverable, notice.id);
+        }
+        course.announced = Some(places.clone());
+        Ok(())
+    }
+
+    /// What is live now, and how long it has waited for the rest before that.
+    async fn round(
+        &self,
+        compose: &Compose,
+        deliverable: &Deliverable,
+        task: &Task,
+    ) -> Result<(Publication, Duration), Failure> {
+        let verifying = self.signatures.verify(&self.http, compose, &deliverable.images);
+        metrics::during(Step::Verify, verifying).await?;
+        let staged = metrics::during(Step::Stage, self.provider.stage(deliverable, task)).await?;
+        let waited = staged.waited;
+        let publication = metrics::during(Step::Release, self.provider.release(deliverable, staged, task)).await?;
+        Ok((publication, waited))
+    }
+}
+
+/// The places where it was not live before this round, nor before this process.
+fn made<'a>(publication: &'a Publication, before: &'a Publication) -> impl Iterator<Item = &'a Place> {
+    let was_live = |place: &Place| before.places.iter().any(|other| other.location == place.location);
+    let made = publication.places.iter();
+    made.filter(move |place| place.origin == Origin::Created && !was_live(place))
+}
+
+/// Orders passing failures by how long the server wants to be left alone.
+fn asked(class: &Class) -> Option<Duration> {
+    match class {
+        Class::Transient { after } => *after,
+        Class::Deliverable | Class::Everything => None,
+    }
+}
+
+/// A location that failed for good is not tried again in later rounds.
+fn exclude(task: &mut Task, deliverable: &Deliverable, location: &str) {
+    let all = || deliverable.locations.iter().cloned().collect();
+    task.locations.get_or_insert_with(all).remove(location);
+}
