@@ -12,7 +12,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::base::http::Hosts;
-use crate::base::resource::Location;
+use crate::base::resource::Resource;
 
 pub use environment::Environment;
 pub use logging::Logging;
@@ -70,10 +70,10 @@ pub struct Service {
     /// `datagrepper_url`. Default: `https://apps.fedoraproject.org/datagrepper`.
     pub datagrepper_url: Url,
     /// `bodhi_url`, or a folder with copies. Default: `https://bodhi.fedoraproject.org`.
-    pub bodhi_url: Location,
+    pub bodhi_url: Resource,
     /// `release_metadata_url`, or a file with a copy. Default:
     /// `https://fedorapeople.org/groups/qa/metadata/release.json`.
-    pub release_metadata_url: Location,
+    pub release_metadata_url: Resource,
     /// `allowed_compose_hosts`: where composes may be, also after a redirect. Default: anywhere.
     pub allowed_compose_hosts: Hosts,
     /// `verify_signatures`: whether signed checksums have to vouch for images. Default: they need not be there, and are
@@ -229,7 +229,7 @@ impl Service {
         };
         let location = |key, default: &str| match table.get(key) {
             Some(value) => value.location(folder),
-            None => Location::remote(default).ok(),
+            None => Resource::remote(default).ok(),
         };
         let count = |key, default| table.optional(key, default, |value| value.integer(1..=i64::MAX));
         let duration = |key, default| table.optional(key, default, Value::duration);

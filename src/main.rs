@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use cloud_image_uploader::base::failure::{Chain, Failure};
 use cloud_image_uploader::base::progress::Board;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::base::{http, metrics};
 use cloud_image_uploader::commands::arguments::{Arguments, Command, Invocation, PlanFormat, Reconsume, Subject};
 use cloud_image_uploader::commands::monitoring::{self, Health};
@@ -25,12 +25,12 @@ use cloud_image_uploader::images::source::Sources;
 use cloud_image_uploader::messaging::broker::Broker;
 use cloud_image_uploader::messaging::consumer::{self, End};
 use cloud_image_uploader::messaging::datagrepper;
-use cloud_image_uploader::messaging::message::{Message, Origin, Wish};
+use cloud_image_uploader::messaging::message::{Intent, Message, Origin};
 use cloud_image_uploader::messaging::notify::Notifier;
 use cloud_image_uploader::model::compose;
 use cloud_image_uploader::model::compose::release::Releases;
 use cloud_image_uploader::model::select::Only;
-use cloud_image_uploader::providers::contract::{self, Fate, Provider, Verdict};
+use cloud_image_uploader::providers::contract::{self, Action, Decision, Provider};
 use cloud_image_uploader::publish::pipeline::{self, Options, Pipeline};
 use cloud_image_uploader::publish::work::Work;
 use reqwest::Client;
@@ -181,8 +181,8 @@ async fn reconsume(config: Config, arguments: Reconsume, board: Board) -> Result
     let broker = Arc::new(Broker::new(config.amqp.clone()));
     let pipeline = assemble(&config, &environment, broker.clone(), board.clone())?;
     let request = match request(&pipeline.http, &config, &arguments.subject).await? {
-        Wish::Publish(request) => request,
-        Wish::Nothing(reason) => {
+        Intent::Publish(request) => request,
+        Intent::Nothing(reason) => {
             print(&format!("Nothing to publish: {reason}\n"));
             return Ok(0);
         }
@@ -209,8 +209,8 @@ async fn reconsume(config: Config, arguments: Reconsume, board: Board) -> Result
 async fn plan(config: &Config, subject: &Subject, format: PlanFormat) -> Result<u8, Stop> {
     let http = compose_client(config)?;
     let plan = match request(&http, config, subject).await? {
-        Wish::Nothing(reason) => Plan::Nothing(reason),
-        Wish::Publish(request) => {
+        Intent::Nothing(reason) => Plan::Nothing(reason),
+        Intent::Publish(request) => {
             let only = subject.only.as_deref().map(Only::new);
             let hosts = &config.service.allowed_compose_hosts;
             request.location.within(hosts).map_err(|error| failed(error.into()))?;
@@ -248,17 +248,17 @@ async fn clean_up(config: &Config, dry_run: bool) -> Result<u8, Stop> {
     no_problems(config.check_provider(&environment))?;
     let provider = provider(config, &environment)?;
     let retired = provider.clean_up(dry_run).await.map_err(failed)?;
-    if retired.verdicts.is_empty() {
+    if retired.decisions.is_empty() {
         print("Nothing to retire\n");
     }
     let mut good = true;
-    for Verdict { name, fate, reason } in &retired.verdicts {
-        let line = match fate {
-            Fate::Stays => format!("stays: {name}: {reason}\n"),
-            Fate::Goes if dry_run => format!("would go: {name}: {reason}\n"),
-            Fate::Goes => format!("gone: {name}: {reason}\n"),
-            Fate::GoesLater => format!("goes with the next run: {name}: {reason}\n"),
-            Fate::Failed(failure) => {
+    for Decision { name, action, reason } in &retired.decisions {
+        let line = match action {
+            Action::Stays => format!("stays: {name}: {reason}\n"),
+            Action::Goes if dry_run => format!("would go: {name}: {reason}\n"),
+            Action::Goes => format!("gone: {name}: {reason}\n"),
+            Action::GoesLater => format!("goes with the next run: {name}: {reason}\n"),
+            Action::Failed(failure) => {
                 good = false;
                 tracing::error!("failed to retire {name}: {failure}");
                 format!("failed: {name}: {failure}\n")
@@ -357,15 +357,15 @@ fn releases(config: &Config) -> Result<Releases> {
 }
 
 /// What the operator asks for.
-async fn request(http: &Client, config: &Config, subject: &Subject) -> Result<Wish, Stop> {
+async fn request(http: &Client, config: &Config, subject: &Subject) -> Result<Intent, Stop> {
     if let Some(url) = &subject.compose {
-        let location = Location::trusted(url, Path::new("")).map_err(Stop::usage)?;
+        let location = Resource::trusted(url, Path::new("")).map_err(Stop::usage)?;
         let hosts = &config.service.allowed_compose_hosts;
         location.within(hosts).map_err(|error| failed(error.into()))?;
         let id = compose::Compose::id_at(http, &location)
             .await
             .map_err(|error| failed(error.into()))?;
-        return Ok(Wish::of_compose(&id, location, Origin::Compose(url.clone())));
+        return Ok(Intent::of_compose(&id, location, Origin::Compose(url.clone())));
     }
     if let Some(path) = &subject.file {
         let text = std::fs::read(path)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cloud_image_uploader::base::http;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::config::Config;
 use cloud_image_uploader::messaging::message::{Origin, Request};
 use cloud_image_uploader::messaging::notify::Notice;
@@ -283,12 +283,12 @@ async fn a_message_is_fetched_from_datagrepper() {
 #[tokio::test]
 async fn notices_are_valid_under_the_existing_schemas() {
     let http = http::client().unwrap();
-    let data = Location::Folder(fixtures().join("release-data"));
+    let data = Resource::Folder(fixtures().join("release-data"));
     let releases = Releases::new(http.clone(), data.clone(), data.join("release.json"));
     let compose = "Fedora-43-20251023.0";
     let request = Request {
         compose: ComposeId::parse(compose).unwrap(),
-        location: Location::Folder(fixtures().join("composes").join(compose)),
+        location: Resource::Folder(fixtures().join("composes").join(compose)),
         label: Some("RC-1.6".to_owned()),
         announced: jiff::Timestamp::now(),
         origin: Origin::Message(String::new()),

@@ -10,7 +10,7 @@ mod world;
 use std::io::Read;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader_test_support::archive::{Row, big};
 use cloud_image_uploader_test_support::registry::Registry;
 use cloud_image_uploader_test_support::skopeo::Skopeo;
@@ -58,7 +58,7 @@ async fn three_gibibytes_pass_in_bounded_memory() {
     let image = &mut deliverable.images[0];
     image.size = made.size;
     image.sha256 = sha256(&path);
-    image.location = Location::Folder(path);
+    image.location = Resource::Folder(path);
 
     let started = std::time::Instant::now();
     let publication = publish(&provider, &deliverable, &task()).await.unwrap();

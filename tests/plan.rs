@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cloud_image_uploader::base::http;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::commands::plan::Plan;
 use cloud_image_uploader::config::{Config, Provider};
 use cloud_image_uploader::messaging::message::{Origin, Request};
@@ -23,7 +23,7 @@ fn fixtures() -> PathBuf {
 }
 
 fn releases() -> Releases {
-    let data = Location::Folder(fixtures().join("release-data"));
+    let data = Resource::Folder(fixtures().join("release-data"));
     Releases::new(http::client().unwrap(), data.clone(), data.join("release.json"))
 }
 
@@ -42,7 +42,7 @@ const PROVIDERS: [&str; 5] = ["aws", "azure", "gcp", "container", "local"];
 async fn plan(provider_name: &str, compose: &str, label: Option<&str>) -> Value {
     let request = Request {
         compose: ComposeId::parse(compose).unwrap(),
-        location: Location::Folder(fixtures().join("composes").join(compose)),
+        location: Resource::Folder(fixtures().join("composes").join(compose)),
         label: label.map(str::to_owned),
         announced: jiff::Timestamp::now(),
         origin: Origin::Message(String::new()),
@@ -159,7 +159,7 @@ async fn real_ami_names_and_topics_are_reproduced() {
 fn compose(id: &str, label: Option<&str>, kind: &str, format: &str) -> Compose {
     let image = |arch: &str| Image {
         path: format!("Cloud/{arch}/images/{id}.{arch}.{format}"),
-        location: Location::Folder(PathBuf::new()),
+        location: Resource::Folder(PathBuf::new()),
         arch: arch.to_owned(),
         subvariant: "Cloud_Base".to_owned(),
         kind: kind.to_owned(),

@@ -13,14 +13,14 @@ use crate::base::retry::Policy;
 
 /// A base that paths are joined to, or a file below it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Location {
+pub enum Resource {
     /// `http` or `https`.
     Http(Url),
     /// A folder or file of this machine; never from a broker.
     Folder(PathBuf),
 }
 
-impl Location {
+impl Resource {
     /// Reads the location a broker's message gives: http(s) only, so that nobody can have files of this machine read.
     ///
     /// # Errors
@@ -125,7 +125,7 @@ pub fn web(text: &str) -> Result<Url, Refused> {
     url.ok_or_else(|| Refused::of(text))
 }
 
-impl fmt::Display for Location {
+impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(url) => url.fmt(f),
@@ -221,7 +221,7 @@ mod tests {
             "http://host:8080//x/compose/",
             "https://host/a@b",
         ] {
-            assert!(Location::remote(good).is_ok(), "{good}");
+            assert!(Resource::remote(good).is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -233,7 +233,7 @@ mod tests {
             "https://",
             "data:,x",
         ] {
-            assert!(Location::remote(bad).is_err(), "{bad}");
+            assert!(Resource::remote(bad).is_err(), "{bad}");
         }
     }
 
@@ -250,7 +250,7 @@ mod tests {
             "file://user:hunter2@host/compose",
             "user:hunter2@host/compose",
         ] {
-            for refused in [Location::remote(bad), Location::trusted(bad, Path::new("/"))] {
+            for refused in [Resource::remote(bad), Resource::trusted(bad, Path::new("/"))] {
                 let text = refused.unwrap_err().to_string();
                 assert!(text.contains("without user name and password"), "{bad}: {text}");
                 assert!(!text.contains("hunter2"), "{text}");
@@ -265,9 +265,9 @@ mod tests {
             ("https://host/compose/", "https://host/compose/a/b.json"),
             ("https://host/compose?x=1", "https://host/compose/a/b.json?x=1"),
         ] {
-            assert_eq!(Location::remote(base).unwrap().join("a/b.json").to_string(), expected);
+            assert_eq!(Resource::remote(base).unwrap().join("a/b.json").to_string(), expected);
         }
-        let odd = Location::remote("https://host/c").unwrap().join("a b/c#d?e%f");
+        let odd = Resource::remote("https://host/c").unwrap().join("a b/c#d?e%f");
         assert_eq!(odd.to_string(), "https://host/c/a%20b/c%23d%3Fe%25f");
     }
 }

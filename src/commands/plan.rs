@@ -7,7 +7,7 @@ use crate::messaging::message::Reason;
 use crate::messaging::notify::Notice;
 use crate::model::select::{Deliverable, Target};
 use crate::publish::pipeline::Prepared;
-use crate::publish::report::{Broken, Report};
+use crate::publish::report::{Problem, Report};
 
 /// What would be published.
 #[derive(Debug)]
@@ -164,7 +164,7 @@ pub fn summary(report: &Report) -> String {
 }
 
 /// Whether a failure has no row of its own yet.
-fn is_elsewhere(broken: &Broken, report: &Report) -> bool {
+fn is_elsewhere(broken: &Problem, report: &Report) -> bool {
     let has_row = |name: &String| {
         report
             .published

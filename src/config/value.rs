@@ -7,7 +7,7 @@ use std::time::Duration;
 use url::{Host, Url};
 
 use super::reader::Value;
-use crate::base::resource::Location;
+use crate::base::resource::Resource;
 
 impl Value<'_> {
     /// A span of time with its unit, zero included.
@@ -84,12 +84,12 @@ impl Value<'_> {
 
     /// The address of a web service that is only read from, or a copy of what it serves: a path that starts with a dot
     /// or a slash, relative to `folder`.
-    pub(crate) fn location(&self, folder: &Path) -> Option<Location> {
+    pub(crate) fn location(&self, folder: &Path) -> Option<Resource> {
         let text = self.string()?;
         if text.starts_with(['.', '/']) {
-            return Some(Location::Folder(folder.join(text)));
+            return Some(Resource::Folder(folder.join(text)));
         }
-        self.url().map(Location::Http)
+        self.url().map(Resource::Http)
     }
 
     /// The address of a web service that is sent credentials: plain http stays on this machine.

@@ -243,7 +243,7 @@ impl Classified for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::resource::Location;
+    use crate::base::resource::Resource;
     use crate::model::compose::{ComposeId, Label};
 
     fn names_of(id: &str, label: Option<&str>) -> Vec<String> {
@@ -254,7 +254,7 @@ mod tests {
         };
         let image = Image {
             path: "Cloud/x86_64/images/a.raw.xz".to_owned(),
-            location: Location::Folder("a".into()),
+            location: Resource::Folder("a".into()),
             arch: "x86_64".to_owned(),
             subvariant: "Cloud_Base".to_owned(),
             kind: "raw-xz".to_owned(),

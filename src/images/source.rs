@@ -347,7 +347,7 @@ pub enum Error {
     },
     /// The connection broke again and again.
     #[error("read {path}: stopped after {read} of {size} bytes")]
-    Broken {
+    ConnectionLost {
         /// The image.
         path: String,
         /// Bytes that arrived.
@@ -426,7 +426,7 @@ impl Classified for Error {
             // Whoever may not read an image of a public compose host will not be let in by waiting or by an operator.
             Self::Status { status: 401 | 403, .. } => Class::Deliverable,
             Self::Status { status, after, .. } => Class::of_status(*status, *after),
-            Self::Broken { source, .. } => http::class(source),
+            Self::ConnectionLost { source, .. } => http::class(source),
             // Files are named by an operator, who is told at once and not after hours of trying.
             Self::File { source, .. } if resource::is_lasting(source) => Class::Deliverable,
             Self::Changed { .. }

@@ -19,7 +19,7 @@ use crate::base::metrics;
 use crate::base::retry::{Policy, Waits};
 use crate::commands::monitoring::{Count, Health};
 use crate::messaging::broker::{Broker, Error, Subscription};
-use crate::messaging::message::{Message, Properties, Wish};
+use crate::messaging::message::{Intent, Message, Properties};
 use crate::publish::work::{Held, Work};
 
 /// A broker that keeps refusing us, or has no queue any more, gets this long before the process ends.
@@ -244,12 +244,12 @@ async fn receive(delivery: Delivery, work: &mut Work, health: &Health, epoch: u6
         .as_ref()
         .map_or_else(String::new, |id| id.as_str().escape_debug().to_string());
     match wish(&delivery) {
-        Ok(Wish::Nothing(reason)) => {
+        Ok(Intent::Nothing(reason)) => {
             tracing::debug!(id, "nothing to do: {reason}");
             metrics::ignored();
             settle(&delivery, Disposition::Ack, health).await;
         }
-        Ok(Wish::Publish(request)) => {
+        Ok(Intent::Publish(request)) => {
             let compose = request.compose.to_string();
             tracing::info!(
                 id,
@@ -270,7 +270,7 @@ async fn receive(delivery: Delivery, work: &mut Work, health: &Health, epoch: u6
     }
 }
 
-fn wish(delivery: &Delivery) -> Result<Wish, crate::messaging::message::Error> {
+fn wish(delivery: &Delivery) -> Result<Intent, crate::messaging::message::Error> {
     let severity = delivery.properties.headers().as_ref().and_then(|headers| {
         match headers.inner().get("fedora_messaging_severity")? {
             AMQPValue::ShortShortInt(value) => Some(i64::from(*value)),

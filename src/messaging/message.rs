@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::base::resource::{Location, Refused};
+use crate::base::resource::{Refused, Resource};
 use crate::model::compose::{ComposeId, NotOurs};
 
 /// Statuses of a compose whose images can be published.
@@ -23,7 +23,7 @@ pub struct Request {
     /// The compose.
     pub compose: ComposeId,
     /// Where it is.
-    pub location: Location,
+    pub location: Resource,
     /// The label the message gives.
     pub label: Option<String>,
     /// When its message was sent, or else read: a message that is delivered again is as old as before.
@@ -57,17 +57,17 @@ impl Origin {
 
 /// What a message asks for.
 #[derive(Debug, Clone)]
-pub enum Wish {
+pub enum Intent {
     /// To publish a compose.
     Publish(Request),
     /// Nothing of us.
     Nothing(Reason),
 }
 
-impl Wish {
+impl Intent {
     /// The wish of an operator who names a compose instead of a message.
     #[must_use]
-    pub fn of_compose(id: &str, location: Location, origin: Origin) -> Self {
+    pub fn of_compose(id: &str, location: Resource, origin: Origin) -> Self {
         match ComposeId::parse(id) {
             Ok(compose) => Self::Publish(Request {
                 compose,
@@ -210,10 +210,10 @@ impl Message {
     /// # Errors
     ///
     /// A finished compose without id or location, or with a location that is not allowed.
-    pub fn wish(&self, folder: Option<&Path>) -> Result<Wish, Error> {
+    pub fn wish(&self, folder: Option<&Path>) -> Result<Intent, Error> {
         let status = self.field("status")?;
         if !FINISHED.contains(&status) {
-            return Ok(Wish::Nothing(Reason::Status {
+            return Ok(Intent::Nothing(Reason::Status {
                 compose: self.field("compose_id").ok().map(str::to_owned),
                 status: status.to_owned(),
             }));
@@ -222,13 +222,13 @@ impl Message {
         let compose = match ComposeId::parse(id) {
             Ok(compose) => compose,
             Err(why) => {
-                return Ok(Wish::Nothing(Reason::family(id, why)));
+                return Ok(Intent::Nothing(Reason::family(id, why)));
             }
         };
         let location = self.field("location")?;
         let location = match folder {
-            Some(folder) => Location::trusted(location, folder),
-            None => Location::remote(location),
+            Some(folder) => Resource::trusted(location, folder),
+            None => Resource::remote(location),
         };
         let location = location.map_err(Error::Location)?;
         // Datagrepper knows messages by such ids only.
@@ -237,7 +237,7 @@ impl Message {
             Err(_) => Origin::Compose(location.to_string()),
         };
         let now = Timestamp::now();
-        Ok(Wish::Publish(Request {
+        Ok(Intent::Publish(Request {
             compose,
             location,
             // Whose clock is ahead has not seen the future.
@@ -303,7 +303,7 @@ mod tests {
         let message = delivery(
             r#"{"status": "FINISHED", "compose_id": "Fedora-24-20151208.n.7", "location": "http://host//compose"}"#,
         );
-        let Wish::Publish(request) = message.unwrap().wish(None).unwrap() else {
+        let Intent::Publish(request) = message.unwrap().wish(None).unwrap() else {
             panic!("it is to be published");
         };
         assert_eq!(request.compose.to_string(), "Fedora-24-20151208.n.7");
@@ -330,8 +330,8 @@ mod tests {
         ];
         for (body, expected) in table {
             match delivery(body).unwrap().wish(None).unwrap() {
-                Wish::Nothing(reason) => assert_eq!(reason.to_string(), expected),
-                Wish::Publish(_) => panic!("{body} is to be left alone"),
+                Intent::Nothing(reason) => assert_eq!(reason.to_string(), expected),
+                Intent::Publish(_) => panic!("{body} is to be left alone"),
             }
         }
     }
@@ -388,9 +388,9 @@ mod tests {
             "compose_id": "Fedora-43-20251023.0", "location": "compose"}}"#;
         let message = Message::of_serialized(text).unwrap();
         assert!(message.wish(None).is_err());
-        let Wish::Publish(request) = message.wish(Some(Path::new("/folder"))).unwrap() else {
+        let Intent::Publish(request) = message.wish(Some(Path::new("/folder"))).unwrap() else {
             panic!("it is to be published");
         };
-        assert_eq!(request.location, Location::Folder("/folder/compose".into()));
+        assert_eq!(request.location, Resource::Folder("/folder/compose".into()));
     }
 }

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::id::{ComposeId, Family, NotOurs};
 use crate::base::failure::{Class, Classified};
-use crate::base::resource::{Location, ReadError};
+use crate::base::resource::{ReadError, Resource};
 
 /// Fedora's largest images.json has 150 kB; one larger than this is an attack or a mistake.
 const METADATA_LIMIT: u64 = 32 << 20;
@@ -81,7 +81,7 @@ pub struct Image {
     /// Below the compose's location, as the metadata has it.
     pub path: String,
     /// Where to read it.
-    pub location: Location,
+    pub location: Resource,
     /// Fedora's name: `x86_64`, `aarch64`, `ppc64le`, `s390x`.
     pub arch: String,
     /// What is in it: `Cloud_Base`, `Silverblue`.
@@ -116,7 +116,7 @@ impl Compose {
     /// # Errors
     ///
     /// As [`Self::fetch`].
-    pub async fn id_at(http: &Client, location: &Location) -> Result<String, Error> {
+    pub async fn id_at(http: &Client, location: &Resource) -> Result<String, Error> {
         let images: ImagesFile = read_json(http, &location.join("metadata/images.json")).await?;
         Ok(images.payload.compose.id)
     }
@@ -126,7 +126,7 @@ impl Compose {
     /// # Errors
     ///
     /// Metadata that cannot be had, or is not what it should be; see [`Error`].
-    pub async fn fetch(http: &Client, location: &Location, id: &ComposeId, label: Option<&str>) -> Result<Self, Error> {
+    pub async fn fetch(http: &Client, location: &Resource, id: &ComposeId, label: Option<&str>) -> Result<Self, Error> {
         let images: ImagesFile = read_json(http, &location.join("metadata/images.json")).await?;
         images.header.check("productmd.images", location)?;
         if images.payload.compose.id != id.as_str() {
@@ -162,7 +162,7 @@ impl Compose {
     }
 }
 
-async fn label_of_composeinfo(http: &Client, location: &Location, id: &ComposeId) -> Result<Option<Label>, Error> {
+async fn label_of_composeinfo(http: &Client, location: &Resource, id: &ComposeId) -> Result<Option<Label>, Error> {
     let file = location.join("metadata/composeinfo.json");
     let info: ComposeinfoFile = match read_json(http, &file).await {
         Ok(info) => info,
@@ -179,7 +179,7 @@ async fn label_of_composeinfo(http: &Client, location: &Location, id: &ComposeId
     info.payload.compose.label.as_deref().map(Label::parse).transpose()
 }
 
-async fn read_json<T: DeserializeOwned>(http: &Client, file: &Location) -> Result<T, Error> {
+async fn read_json<T: DeserializeOwned>(http: &Client, file: &Resource) -> Result<T, Error> {
     let bytes = file
         .read(http, "compose metadata", METADATA_LIMIT)
         .await
@@ -229,7 +229,7 @@ struct Header {
 
 impl Header {
     /// The formats are compatible within a major version.
-    fn check(&self, kind: &str, location: &Location) -> Result<(), Error> {
+    fn check(&self, kind: &str, location: &Resource) -> Result<(), Error> {
         let known =
             self.version.split('.').next() == Some("1") && self.kind.as_deref().is_none_or(|found| found == kind);
         if known {
@@ -256,7 +256,7 @@ struct ImageRow {
 }
 
 impl ImageRow {
-    fn check(self, location: &Location) -> Result<Image, Error> {
+    fn check(self, location: &Resource) -> Result<Image, Error> {
         let error = |what| Error::Row {
             path: self.path.escape_debug().to_string(),
             what,

@@ -227,14 +227,14 @@ pub struct Failed {
 #[derive(Debug, Default)]
 pub struct Retired {
     /// One for each published thing that was looked at.
-    pub verdicts: Vec<Verdict>,
+    pub decisions: Vec<Decision>,
 }
 
 impl Retired {
     /// Writes what failed to the log. The next run tries it again.
     pub fn warn(&self) {
-        for Verdict { name, fate, reason } in &self.verdicts {
-            if let Fate::Failed(failure) = fate {
+        for Decision { name, action, reason } in &self.decisions {
+            if let Action::Failed(failure) = action {
                 tracing::warn!(name, reason, "{name} is left as it is: failed to {failure}");
             }
         }
@@ -243,18 +243,18 @@ impl Retired {
 
 /// What a retention policy decided about one published thing.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct Decision {
     /// What people call it: `Fedora-Cloud-43-x64/43.20250901.2`.
     pub name: String,
     /// What becomes of it.
-    pub fate: Fate,
+    pub action: Action,
     /// Why, in a few words: `past its end of life on 2025-12-09`.
     pub reason: String,
 }
 
 /// What becomes of a published thing.
 #[derive(Debug)]
-pub enum Fate {
+pub enum Action {
     /// It stays.
     Stays,
     /// It was removed; in a dry run, it would have been.

@@ -24,7 +24,7 @@ use crate::model::compose::Compose;
 use crate::model::compose::release::{Release, Releases};
 use crate::model::select::{self, Deliverable, Only, Selection};
 use crate::providers::contract::{Failed, Origin, Place, Provider, Publication, Task};
-use crate::publish::report::{Broken, Published, Report, Told};
+use crate::publish::report::{Problem, Published, Report, ReportLog};
 
 /// A compose, ready to be published.
 #[derive(Debug)]
@@ -69,16 +69,16 @@ pub struct Options {
     /// Move container tags back.
     pub allow_older: bool,
     /// What has been said before.
-    pub told: Arc<Told>,
+    pub told: Arc<ReportLog>,
 }
 
 /// How far a deliverable is.
 #[derive(Default)]
-struct Course {
+struct Progress {
     /// As of the last round that got through.
     live: Publication,
     announced: Option<Vec<Place>>,
-    broken: Vec<Broken>,
+    broken: Vec<Problem>,
 }
 
 /// Publishes composes to one provider.
@@ -120,12 +120,12 @@ impl Pipeline {
         let prepared = match self.prepare(request, options.only.as_ref()).await {
             Ok(prepared) => prepared,
             Err(failure) => {
-                report.broken.push(Broken::compose(&failure));
+                report.broken.push(Problem::compose(&failure));
                 return report;
             }
         };
         for refused in prepared.selection.refused {
-            report.broken.push(Broken::compose(&refused.into()));
+            report.broken.push(Problem::compose(&refused.into()));
         }
         let deliverables = &prepared.selection.deliverables;
         let work = deliverables.iter().map(|deliverable| {
@@ -156,11 +156,11 @@ impl Pipeline {
         since: Timestamp,
         deliverable: &Deliverable,
         task: &Task,
-        told: &Told,
-    ) -> (Published, Vec<Broken>) {
-        let mut course = Course::default();
+        told: &ReportLog,
+    ) -> (Published, Vec<Problem>) {
+        let mut course = Progress::default();
         if let Err(error) = self.rounds(compose, since, deliverable, task, told, &mut course).await {
-            course.broken.push(Broken::deliverable(deliverable, &error.into()));
+            course.broken.push(Problem::deliverable(deliverable, &error.into()));
             course.announced = Some(course.live.places);
         }
         let published = Published::new(deliverable, course.announced, course.live.superseded);
@@ -176,8 +176,8 @@ impl Pipeline {
         since: Timestamp,
         deliverable: &Deliverable,
         task: &Task,
-        told: &Told,
-        course: &mut Course,
+        told: &ReportLog,
+        course: &mut Progress,
     ) -> Result<(), notify::Error> {
         let mut waits = Policy::work(self.give_up_after).start("deliverable");
         let mut task = task.clone();
@@ -225,7 +225,7 @@ impl Pipeline {
                     let (passing, lasting): (Vec<_>, Vec<_>) =
                         failed.into_iter().partition(|f| f.failure.class().is_transient());
                     for Failed { location, failure } in lasting {
-                        course.broken.push(Broken::location(deliverable, &location, &failure));
+                        course.broken.push(Problem::location(deliverable, &location, &failure));
                         exclude(&mut task, deliverable, &location);
                     }
                     passing
@@ -235,7 +235,7 @@ impl Pipeline {
                     failure,
                 }],
                 Err(failure) => {
-                    course.broken.push(Broken::deliverable(deliverable, &failure));
+                    course.broken.push(Problem::deliverable(deliverable, &failure));
                     Vec::new()
                 }
             };
@@ -252,8 +252,8 @@ impl Pipeline {
                 course
                     .broken
                     .extend(pending.iter().map(|failed| match failed.location.as_str() {
-                        "" => Broken::deliverable(deliverable, &failed.failure),
-                        location => Broken::location(deliverable, location, &failed.failure),
+                        "" => Problem::deliverable(deliverable, &failed.failure),
+                        location => Problem::location(deliverable, location, &failed.failure),
                     }));
                 return Ok(());
             };
@@ -270,7 +270,12 @@ impl Pipeline {
     }
 
     /// Announces what is live, unless nothing is, or just that has been announced.
-    async fn announce(&self, deliverable: &Deliverable, told: &Told, course: &mut Course) -> Result<(), notify::Error> {
+    async fn announce(
+        &self,
+        deliverable: &Deliverable,
+        told: &ReportLog,
+        course: &mut Progress,
+    ) -> Result<(), notify::Error> {
         let places = &course.live.places;
         if places.is_empty() || course.announced.as_ref() == Some(places) {
             return Ok(());

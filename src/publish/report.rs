@@ -20,7 +20,7 @@ pub struct Report {
     /// What is live now.
     pub published: Vec<Published>,
     /// What failed.
-    pub broken: Vec<Broken>,
+    pub broken: Vec<Problem>,
     conf: PathBuf,
     arguments: Vec<String>,
     locations: BTreeSet<String>,
@@ -28,7 +28,7 @@ pub struct Report {
 
 /// What has been said of a compose already, so that work that is begun again after a pause does not repeat it.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct ReportLog {
     announced: Mutex<HashMap<String, Uuid>>,
     failures: Mutex<BTreeSet<Known>>,
 }
@@ -36,7 +36,7 @@ pub struct Told {
 /// What makes a failure the same as one of another time: deliverable, location, and what it says.
 type Known = (Option<String>, Option<String>, String);
 
-impl Told {
+impl ReportLog {
     /// Whether the last message about the deliverable was of this id.
     #[must_use]
     pub fn is_announced(&self, deliverable: &Deliverable, id: Uuid) -> bool {
@@ -51,11 +51,11 @@ impl Told {
     }
 
     /// Those of these failures that the last time did not have.
-    fn new_failures<'a>(&self, failures: &'a [Broken]) -> Vec<&'a Broken> {
-        let known = failures.iter().map(Broken::known).collect();
+    fn new_failures<'a>(&self, failures: &'a [Problem]) -> Vec<&'a Problem> {
+        let known = failures.iter().map(Problem::known).collect();
         let mut failures_before = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *failures_before, known);
-        let is_new = |broken: &&Broken| !before.contains(&broken.known());
+        let is_new = |broken: &&Problem| !before.contains(&broken.known());
         failures.iter().filter(is_new).collect()
     }
 }
@@ -75,7 +75,7 @@ pub struct Published {
 
 /// Something that failed.
 #[derive(Debug)]
-pub struct Broken {
+pub struct Problem {
     /// The deliverable's name; the whole compose when `None`.
     pub deliverable: Option<String>,
     /// The location; all when `None`.
@@ -118,7 +118,7 @@ impl Published {
     }
 }
 
-impl Broken {
+impl Problem {
     /// The compose could not be read.
     #[must_use]
     pub fn compose(failure: &Failure) -> Self {
@@ -192,7 +192,7 @@ impl Report {
 
     /// Whether nothing of it can be published until somebody mends something. One location of several that refuses is
     /// for `reconsume --location`: the others are done.
-    fn waits_for_mending(&self, broken: &Broken) -> bool {
+    fn waits_for_mending(&self, broken: &Problem) -> bool {
         let is_live = |published: &Published| {
             Some(&published.deliverable) == broken.deliverable.as_ref() && !published.places.is_empty()
         };
@@ -200,7 +200,7 @@ impl Report {
     }
 
     /// Writes what became of it to the log: once, whatever was tried before, and again only what is new.
-    pub fn log(&self, told: &Told) {
+    pub fn log(&self, told: &ReportLog) {
         self.log_published();
         let new = told.new_failures(&self.broken);
         for broken in &new {
@@ -248,7 +248,7 @@ impl Report {
         self.broken.iter().map(|broken| self.failure(broken)).collect()
     }
 
-    fn failure(&self, broken: &Broken) -> String {
+    fn failure(&self, broken: &Problem) -> String {
         let mut line = String::from("failed to ");
         match (&broken.deliverable, &broken.location) {
             (Some(name), Some(location)) => drop(write!(line, "publish {name} to {location}: ")),
@@ -261,7 +261,7 @@ impl Report {
 
     /// The command that does just what failed.
     #[must_use]
-    pub fn repair(&self, broken: &Broken) -> String {
+    pub fn repair(&self, broken: &Problem) -> String {
         let mut words = vec![
             "cloud-image-uploader".to_owned(),
             "--conf".to_owned(),
@@ -300,14 +300,14 @@ mod tests {
 
     #[test]
     fn a_failure_is_new_by_what_it_says_and_where() {
-        let broken = |location: &str, what: &str| Broken {
+        let broken = |location: &str, what: &str| Problem {
             deliverable: Some("fedora".to_owned()),
             location: Some(location.to_owned()),
             what: what.to_owned(),
             class: Class::Everything,
             only: None,
         };
-        let told = Told::default();
+        let told = ReportLog::default();
         let [a, b] = ["eu-west-1", "us-east-1"].map(|region| broken(region, "make it: refused (request 7f3a, 12:00)"));
         assert_eq!(told.new_failures(&[a, b]).len(), 2);
         let [a, b] = ["us-east-1", "eu-west-1"].map(|region| broken(region, "make it: refused (request 9c11, 12:01)"));

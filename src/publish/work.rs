@@ -20,7 +20,7 @@ use crate::base::metrics;
 use crate::commands::monitoring::Health;
 use crate::messaging::message::Request;
 use crate::publish::pipeline::{Options, Pipeline};
-use crate::publish::report::{Report, Told};
+use crate::publish::report::{Report, ReportLog};
 
 /// How long a delivery rests before it goes back to the queue, since the broker would hand it out again at once.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -53,7 +53,7 @@ pub struct Work {
     jobs: HashMap<String, Job>,
     tasks: JoinSet<()>,
     /// Of composes whose deliveries went back to the queue.
-    told: HashMap<String, Arc<Told>>,
+    told: HashMap<String, Arc<ReportLog>>,
     health: Arc<Health>,
     ended: (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>),
     settled_late: HashMap<String, (Instant, Disposition)>,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloud_image_uploader::base::failure::Class;
 use cloud_image_uploader::base::http;
 use cloud_image_uploader::base::progress::Board;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::config::{self, Config, Environment};
 use cloud_image_uploader::images::source::Sources;
 use cloud_image_uploader::model::compose::release::{Release, Stage};
@@ -63,7 +63,7 @@ impl Gallery {
         let compose = ComposeBuilder::new(COMPOSE, Some("RC-1.7")).image(row("x86_64", &disk("x86_64")));
         compose.write(folder.path()).unwrap();
         let id = ComposeId::parse(COMPOSE).unwrap();
-        let location = Location::Folder(folder.path().to_owned());
+        let location = Resource::Folder(folder.path().to_owned());
         let client = http::client().unwrap();
         let compose = Compose::fetch(&client, &location, &id, Some("RC-1.7")).await.unwrap();
         let release = Release {

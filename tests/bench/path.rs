@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use cloud_image_uploader::base::http;
 use cloud_image_uploader::base::progress::Board;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::images::source::{Chunk, Chunks, Content, Form, Sources};
 use cloud_image_uploader::model::compose::Image;
 use crc_fast::{CrcAlgorithm, Digest};
@@ -66,8 +66,8 @@ pub fn image(location: &str, size: u64, sha256: &str) -> Result<Image> {
     Ok(Image {
         path: location.to_owned(),
         location: match location.strip_prefix("http:") {
-            Some(_) => Location::Http(location.parse()?),
-            None => Location::Folder(Path::new(location).to_owned()),
+            Some(_) => Resource::Http(location.parse()?),
+            None => Resource::Folder(Path::new(location).to_owned()),
         },
         arch: "x86_64".to_owned(),
         subvariant: "Cloud_Base".to_owned(),

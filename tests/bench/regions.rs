@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use cloud_image_uploader::base::http;
 use cloud_image_uploader::base::progress::Board;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::config::{self, Config, Environment};
 use cloud_image_uploader::images::source::Sources;
 use cloud_image_uploader::model::compose::release::{Release, Stage};
@@ -72,7 +72,7 @@ async fn publish(folder: &Path, method: &str, count: usize, copy: Duration) -> R
 
     let http = http::client()?;
     let id = ComposeId::parse(COMPOSE).context("the compose id")?;
-    let compose = Compose::fetch(&http, &Location::Folder(folder.to_owned()), &id, None).await?;
+    let compose = Compose::fetch(&http, &Resource::Folder(folder.to_owned()), &id, None).await?;
     let release = Release {
         name: "43".to_owned(),
         number: 43,

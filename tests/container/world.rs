@@ -6,7 +6,7 @@ use std::time::Duration;
 use cloud_image_uploader::base::failure::Failure;
 use cloud_image_uploader::base::http;
 use cloud_image_uploader::base::progress::Board;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::config::{self, Config, Environment};
 use cloud_image_uploader::images::source::Sources;
 use cloud_image_uploader::model::compose::release::{Release, Stage};
@@ -136,13 +136,13 @@ fn release() -> Release {
 /// Writes a compose and selects its one deliverable.
 pub async fn deliverable(section: &config::Provider, folder: &Path, id: &str, rows: Vec<Row>) -> Deliverable {
     write(folder, id, rows);
-    selected(section, id, &Location::Folder(folder.join(id))).await
+    selected(section, id, &Resource::Folder(folder.join(id))).await
 }
 
 /// The same, with images that are read from this server of the folder.
 pub async fn served(section: &config::Provider, files: &Files, folder: &Path, id: &str, rows: Vec<Row>) -> Deliverable {
     write(folder, id, rows);
-    let location = Location::remote(&files.url(&format!("/{id}"))).unwrap();
+    let location = Resource::remote(&files.url(&format!("/{id}"))).unwrap();
     selected(section, id, &location).await
 }
 
@@ -152,7 +152,7 @@ fn write(folder: &Path, id: &str, rows: Vec<Row>) {
     compose.write(&folder.join(id)).unwrap();
 }
 
-async fn selected(section: &config::Provider, id: &str, location: &Location) -> Deliverable {
+async fn selected(section: &config::Provider, id: &str, location: &Resource) -> Deliverable {
     let http = http::client().unwrap();
     let id = ComposeId::parse(id).unwrap();
     let compose = Compose::fetch(&http, location, &id, None).await.unwrap();

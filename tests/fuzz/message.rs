@@ -1,12 +1,12 @@
-use cloud_image_uploader::base::resource::Location;
-use cloud_image_uploader::messaging::message::{Message, Origin, Properties, Request, Wish};
+use cloud_image_uploader::base::resource::Resource;
+use cloud_image_uploader::messaging::message::{Intent, Message, Origin, Properties, Request};
 use cloud_image_uploader_test_support::archive::message;
 
 use crate::{attempts, is_harmless};
 
 fn check(request: &Request) {
     assert!(is_harmless(request.compose.as_str()), "{request:?}");
-    let Location::Http(url) = &request.location else {
+    let Resource::Http(url) = &request.location else {
         panic!("a broker named a folder: {request:?}")
     };
     assert!(url.has_host());
@@ -42,7 +42,7 @@ async fn messages() {
             Message::of_delivery("topic", &properties, &body),
             Message::of_serialized(&whole),
         ] {
-            if let Ok(Wish::Publish(request)) = message.and_then(|message| message.wish(None)) {
+            if let Ok(Intent::Publish(request)) = message.and_then(|message| message.wish(None)) {
                 check(&request);
                 published = true;
             }

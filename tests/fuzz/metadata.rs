@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use cloud_image_uploader::base::http;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::config::Config;
 use cloud_image_uploader::messaging::notify::Notice;
 use cloud_image_uploader::model::compose::release::{Release, Stage};
@@ -49,7 +49,7 @@ async fn metadata() {
             }
             std::fs::write(folder.path().join(format!("metadata/{name}.json")), bytes).unwrap();
         }
-        let location = Location::Folder(folder.path().to_owned());
+        let location = Resource::Folder(folder.path().to_owned());
         let compose = match Compose::fetch(&http, &location, &id, None).await {
             Ok(compose) => compose,
             Err(error) => {
@@ -59,7 +59,7 @@ async fn metadata() {
             }
         };
         for image in &compose.images {
-            let Location::Folder(path) = &image.location else {
+            let Resource::Folder(path) = &image.location else {
                 panic!("{image:?}")
             };
             let below = path.strip_prefix(folder.path()).unwrap();

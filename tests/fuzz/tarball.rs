@@ -4,7 +4,7 @@ use std::time::Duration;
 use cloud_image_uploader::base::failure::{Chain, Class, Classified};
 use cloud_image_uploader::base::http;
 use cloud_image_uploader::base::progress::Board;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::images::source::{Content, Form, Sources};
 use cloud_image_uploader::model::compose::Image;
 use cloud_image_uploader_test_support::archive::sha256;
@@ -51,7 +51,7 @@ async fn tarballs() {
         std::fs::write(&path, &file).unwrap();
         let image = Image {
             path: "disk.tar.gz".to_owned(),
-            location: Location::Folder(path.clone()),
+            location: Resource::Folder(path.clone()),
             arch: "x86_64".to_owned(),
             subvariant: "Cloud_Base".to_owned(),
             kind: "tar-gz".to_owned(),

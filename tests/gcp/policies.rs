@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cloud_image_uploader::providers::contract::{Fate, Provider, Retired, upkeep};
+use cloud_image_uploader::providers::contract::{Action, Provider, Retired, upkeep};
 use cloud_image_uploader_test_support::gcp::Fault;
 use cloud_image_uploader_test_support::program::Program;
 use jiff::{SignedDuration, Timestamp};
@@ -101,8 +101,8 @@ fn assert_untouched(world: &World, others: [(String, Value); 3]) {
 }
 
 fn has_failed(retired: &Retired) -> bool {
-    let failed = |fate: &Fate| matches!(fate, Fate::Failed(_));
-    retired.verdicts.iter().any(|verdict| failed(&verdict.fate))
+    let failed = |action: &Action| matches!(action, Action::Failed(_));
+    retired.decisions.iter().any(|decision| failed(&decision.action))
 }
 
 /// A new process each day; one image every other day for a month.
@@ -221,15 +221,15 @@ async fn with_clean_up_unmarked_only_what_the_former_service_made_goes_too() {
         let [is, was] = [&images, &before].map(|images| &images[builder]["deprecated"]["state"]);
         assert_eq!(is, was, "{builder} is touched");
     }
-    let verdict = retired
-        .verdicts
+    let decision = retired
+        .decisions
         .iter()
-        .find(|verdict| verdict.name == "builder-1")
+        .find(|decision| decision.name == "builder-1")
         .unwrap();
     assert!(
-        verdict.reason.contains("does not begin with fedora-cloud-"),
+        decision.reason.contains("does not begin with fedora-cloud-"),
         "{}",
-        verdict.reason
+        decision.reason
     );
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cloud_image_uploader::base::failure::Failure;
 use cloud_image_uploader::base::http;
 use cloud_image_uploader::base::progress::Board;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::config::{self, Config, Environment};
 use cloud_image_uploader::images::source::Sources;
 use cloud_image_uploader::model::compose::release::{Release, Stage};
@@ -109,7 +109,7 @@ impl World {
     pub async fn select(&self, folder: &Path, id: &str, label: Option<&str>, release: Release) -> Vec<Deliverable> {
         let id = ComposeId::parse(id).unwrap();
         let http = http::client().unwrap();
-        let location = Location::Folder(folder.to_owned());
+        let location = Resource::Folder(folder.to_owned());
         let compose = Compose::fetch(&http, &location, &id, label).await.unwrap();
         select(&self.section(""), &compose, &release, None).deliverables
     }

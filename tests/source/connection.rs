@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use cloud_image_uploader::base::failure::Class;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::images::source::Form;
 use cloud_image_uploader_test_support::archive::{noise, xz};
 use cloud_image_uploader_test_support::files::Fault;
@@ -246,7 +246,7 @@ async fn a_connection_that_breaks_after_the_last_byte_is_complete() {
         Response::new(pieces(vec![Ok(body.clone()), Err(reset())]))
     })
     .await;
-    let image = image(Location::remote(&server.url()).unwrap(), "a", &bytes);
+    let image = image(Resource::remote(&server.url()).unwrap(), "a", &bytes);
     let chunks = read(&sources(1), &image, Form::Stored).await.unwrap();
     assert_same(&joined(&chunks), &bytes, "a");
 }
@@ -275,7 +275,7 @@ async fn a_range_without_the_date_is_of_the_same_file() {
         answer.unwrap()
     })
     .await;
-    let image = image(Location::remote(&server.url()).unwrap(), "a", &bytes);
+    let image = image(Resource::remote(&server.url()).unwrap(), "a", &bytes);
     let chunks = read(&sources(1), &image, Form::Stored).await.unwrap();
     assert_same(&joined(&chunks), &bytes, "a");
 }
@@ -294,7 +294,7 @@ async fn a_server_that_sends_another_range_is_not_believed() {
         Response::new(pieces(vec![Ok(body.slice(..4_000)), Err(reset())]))
     })
     .await;
-    let image = image(Location::remote(&server.url()).unwrap(), "a", &bytes);
+    let image = image(Resource::remote(&server.url()).unwrap(), "a", &bytes);
     let error = read(&sources(1), &image, Form::Stored).await.unwrap_err();
     let text = "read a: the file changed while it was read".to_owned();
     assert_eq!(described(&error), (text, Class::TRANSIENT));
@@ -321,7 +321,7 @@ async fn dropping_what_reads_ends_the_download() {
                 })))
             })
             .await;
-            let mut image = image(Location::remote(&server.url()).unwrap(), "a", b"");
+            let mut image = image(Resource::remote(&server.url()).unwrap(), "a", b"");
             image.size = 1 << 36;
             // The daemon's own client: silence is not what ends it.
             let sources = cloud_image_uploader::images::source::Sources::new(

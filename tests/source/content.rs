@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use cloud_image_uploader::base::failure::Class;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::images::source::{Content, Form};
 use cloud_image_uploader::model::compose::Image;
 use cloud_image_uploader_test_support::archive::{gzip, noise, sha256, xz, xz_blocks, zstd};
@@ -112,7 +112,7 @@ async fn read_from(body: Vec<u8>, length: Option<usize>, image_of: &[u8], form: 
         std::future::ready(answer)
     };
     let server = HttpServer::start(Router::new().fallback(answer)).await.unwrap();
-    let image = image(Location::remote(&server.url()).unwrap(), "a", image_of);
+    let image = image(Resource::remote(&server.url()).unwrap(), "a", image_of);
     described(&read(&sources(1), &image, form).await.unwrap_err())
 }
 
@@ -188,9 +188,9 @@ async fn a_file_that_does_not_decode_is_refused() {
 async fn a_file_that_is_not_there_is_refused() {
     let shelf = Shelf::start().await;
     let path = shelf.folder().join("nothing");
-    let absent = image(Location::Folder(path), "a", b"content");
+    let absent = image(Resource::Folder(path), "a", b"content");
     let folder = Image {
-        location: Location::Folder(shelf.folder().to_owned()),
+        location: Resource::Folder(shelf.folder().to_owned()),
         ..absent.clone()
     };
     for (image, cause) in [(absent, "No such file"), (folder, "directory")] {

@@ -1,6 +1,6 @@
 //! The stored and the decompressed form of every compression, from a server and from a folder.
 
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::images::source::{CHUNK, Chunk, Content, Form};
 use cloud_image_uploader_test_support::archive::{gzip, noise, xz, xz_blocks, zstd};
 
@@ -56,7 +56,7 @@ async fn every_compression_gives_the_same_disk_and_its_own_bytes() {
     for (number, (what, bytes)) in stored(&disk).into_iter().enumerate() {
         let name = format!("{number}.raw");
         let remote = shelf.put(&name, &bytes);
-        let local = image(Location::Folder(shelf.folder().join(&name)), &name, &bytes);
+        let local = image(Resource::Folder(shelf.folder().join(&name)), &name, &bytes);
         for image in [remote, local] {
             let what = format!("{what} from {}", image.location);
             let chunks = shelf.read(&image, Form::Decompressed).await.unwrap();

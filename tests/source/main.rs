@@ -14,7 +14,7 @@ use std::time::Duration;
 use cloud_image_uploader::base::failure::{Chain, Class, Classified};
 use cloud_image_uploader::base::http;
 use cloud_image_uploader::base::progress::Board;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::images::source::{Chunk, Chunks, Content, Error, Form, Sources};
 use cloud_image_uploader::model::compose::Image;
 use cloud_image_uploader_test_support::archive::sha256;
@@ -54,7 +54,7 @@ impl Shelf {
     fn put(&self, name: &str, bytes: &[u8]) -> Image {
         std::fs::write(self.folder.path().join(name), bytes).unwrap();
         let url = self.files.url(&format!("/{name}"));
-        image(Location::remote(&url).unwrap(), name, bytes)
+        image(Resource::remote(&url).unwrap(), name, bytes)
     }
 
     fn folder(&self) -> &Path {
@@ -72,7 +72,7 @@ impl Shelf {
     }
 }
 
-fn image(location: Location, name: &str, bytes: &[u8]) -> Image {
+fn image(location: Resource, name: &str, bytes: &[u8]) -> Image {
     Image {
         path: name.to_owned(),
         location,

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use cloud_image_uploader::base::failure::Class;
 use cloud_image_uploader::base::http;
 use cloud_image_uploader::base::progress::Board;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::images::source::{Form, Sources};
 use cloud_image_uploader_test_support::certs::Authority;
 use cloud_image_uploader_test_support::http_server::HttpServer;
@@ -42,7 +42,7 @@ async fn none_leads_from_https_to_http() {
     let sources = Sources::new(client.build().unwrap(), Board::log(), 1, 64 << 20, 1);
     let at = |place: &str| {
         let url = format!("{}/moved?{place}", server.url());
-        image(Location::remote(&url).unwrap(), "image", CONTENT)
+        image(Resource::remote(&url).unwrap(), "image", CONTENT)
     };
 
     let elsewhere = at(&format!("{}/image", server.url()));
@@ -78,7 +78,7 @@ async fn a_circle_ends() {
         "{}/moved?/moved?/moved?/moved?/moved?/moved?/moved?/moved",
         server.url()
     );
-    let image = image(Location::remote(&url).unwrap(), "image", CONTENT);
+    let image = image(Resource::remote(&url).unwrap(), "image", CONTENT);
     let error = read(&sources, &image, Form::Stored).await.unwrap_err();
     let (text, class) = described(&error);
     assert!(text.ends_with("too many redirects"), "{text}");

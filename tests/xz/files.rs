@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use cloud_image_uploader::base::http;
 use cloud_image_uploader::base::progress::Board;
-use cloud_image_uploader::base::resource::Location;
+use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::images::source::{CHUNK, Chunks, Content, Error, Form, Source, Sources};
 use cloud_image_uploader::model::compose::Image;
 use liblzma::stream::{Action, CONCATENATED, Check, Filters, LzmaOptions, MtStreamBuilder, Status, Stream};
@@ -40,7 +40,7 @@ impl Stored {
         let sha256 = digest(&SHA256, &self.bytes);
         Image {
             path: "disk.raw.xz".to_owned(),
-            location: Location::Folder(self.path()),
+            location: Resource::Folder(self.path()),
             arch: "x86_64".to_owned(),
             subvariant: "Cloud_Base".to_owned(),
             kind: "raw-xz".to_owned(),

@@ -33,7 +33,7 @@ pub(in crate::images) enum Format {
 }
 
 impl Format {
-    /// Told by the first bytes.
+    /// Detected from the first bytes.
     pub fn of(first: &[u8]) -> Self {
         match first {
             [0x1f, 0x8b, ..] => Self::Gzip,

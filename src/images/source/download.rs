@@ -20,7 +20,7 @@ use super::{Error, Piece, Receiver, Sender};
 use crate::base::failure::Classified;
 use crate::base::http;
 use crate::base::progress::Line;
-use crate::base::resource::Location;
+use crate::base::resource::Resource;
 use crate::base::retry::{Policy, Waits};
 use crate::model::compose::Image;
 
@@ -44,8 +44,8 @@ pub(super) fn start(http: Client, image: Image, line: Arc<Line>) -> (Receiver<By
             sender: sender.clone(),
         };
         let outcome = match &image.location {
-            Location::Http(url) => read_url(&http, url, sink).await,
-            Location::Folder(path) => read_file(path, sink).await,
+            Resource::Http(url) => read_url(&http, url, sink).await,
+            Resource::Folder(path) => read_file(path, sink).await,
         };
         match outcome {
             Ok(()) => drop(sender.send(Ok(Piece::End)).await),
@@ -162,7 +162,7 @@ async fn read_url(http: &Client, url: &Url, mut sink: Sink<'_>) -> Result<(), St
                 status,
                 after,
             },
-            Err(Break::Lost(source)) => Error::Broken {
+            Err(Break::Lost(source)) => Error::ConnectionLost {
                 path: image.path.clone(),
                 read: sink.read,
                 size: image.size,

@@ -16,7 +16,7 @@ use super::decompress::{Format, MAGIC};
 use super::download::{CALL, Length, total_length};
 use crate::base::failure::Classified;
 use crate::base::http;
-use crate::base::resource::Location;
+use crate::base::resource::Resource;
 use crate::base::retry::Policy;
 use crate::images::xz::{STREAM_HEADER, blocks, index_length};
 use crate::model::compose::Image;
@@ -131,12 +131,12 @@ impl Window<'_> {
 
     async fn read(&self, from: u64, to: u64) -> Result<Bytes, Untold> {
         let read = match &self.image.location {
-            Location::Http(url) => {
+            Resource::Http(url) => {
                 Policy::CALL
                     .run(CALL, Error::class, || self.read_url(url, from, to))
                     .await?
             }
-            Location::Folder(path) => {
+            Resource::Folder(path) => {
                 let read = async {
                     let mut file = tokio::fs::File::open(path).await?;
                     file.seek(io::SeekFrom::Start(from)).await?;
@@ -156,7 +156,7 @@ impl Window<'_> {
 
     /// One try; `None` from a server that does not serve ranges, or has a file of another size.
     async fn read_url(&self, url: &Url, from: u64, to: u64) -> Result<Option<Bytes>, Error> {
-        let lost = |source: reqwest::Error| Error::Broken {
+        let lost = |source: reqwest::Error| Error::ConnectionLost {
             path: self.image.path.clone(),
             read: from,
             size: self.image.size,

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 use super::{Compose, Family, Milestone};
 use crate::base::failure::{Class, Classified};
-use crate::base::resource::{Location, ReadError};
+use crate::base::resource::{ReadError, Resource};
 
 /// As long as Fedora's own tools keep it.
 const CACHED: Duration = Duration::from_secs(20 * 60);
@@ -89,8 +89,8 @@ pub struct Release {
 #[derive(Debug)]
 pub struct Releases {
     http: Client,
-    bodhi: Location,
-    metadata: Location,
+    bodhi: Resource,
+    metadata: Resource,
     numbers: Mutex<Option<(Instant, Numbers)>>,
     ends: Mutex<HashMap<u32, (Instant, Option<Date>)>>,
 }
@@ -98,7 +98,7 @@ pub struct Releases {
 impl Releases {
     /// `bodhi` and `metadata` are the settings `bodhi_url` and `release_metadata_url`.
     #[must_use]
-    pub fn new(http: Client, bodhi: Location, metadata: Location) -> Self {
+    pub fn new(http: Client, bodhi: Resource, metadata: Resource) -> Self {
         Self {
             http,
             bodhi,
@@ -177,7 +177,7 @@ impl Releases {
         Ok(date)
     }
 
-    async fn read<T: DeserializeOwned>(&self, document: &Location) -> Result<T, Error> {
+    async fn read<T: DeserializeOwned>(&self, document: &Resource) -> Result<T, Error> {
         let body = document
             .read(&self.http, "release data", LIMIT)
             .await

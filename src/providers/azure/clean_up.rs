@@ -15,7 +15,7 @@ use super::slot::Slot;
 use super::version::Version;
 use crate::base::failure::Failure;
 use crate::base::metrics;
-use crate::providers::contract::{Fate, Retired, Verdict};
+use crate::providers::contract::{Action, Decision, Retired};
 
 /// How many versions are kept.
 const KEPT: usize = 7;
@@ -68,21 +68,21 @@ pub(super) async fn run(
         going += usize::from(judged.goes);
         let in_turn = going <= MOST;
         work.push(async move {
-            let fate = match (judged.goes, in_turn) {
-                (false, _) => Fate::Stays,
-                (true, false) => Fate::GoesLater,
-                (true, true) if dry_run => Fate::Goes,
+            let action = match (judged.goes, in_turn) {
+                (false, _) => Action::Stays,
+                (true, false) => Action::GoesLater,
+                (true, true) if dry_run => Action::Goes,
                 (true, true) => remove(gallery, &judged).await,
             };
-            Verdict {
+            Decision {
                 name: format!("{}/{}", judged.definition, judged.name),
-                fate,
+                action,
                 reason: judged.reason,
             }
         });
     }
-    let verdicts = stream::iter(work).buffered(AT_ONCE).collect().await;
-    Ok(Retired { verdicts })
+    let decisions = stream::iter(work).buffered(AT_ONCE).collect().await;
+    Ok(Retired { decisions })
 }
 
 /// Every version of every definition of ours.
@@ -112,7 +112,7 @@ async fn read(gallery: &Gallery) -> Result<BTreeMap<String, Vec<Version>>, Error
     Ok(found)
 }
 
-async fn remove(gallery: &Gallery, judged: &Judged) -> Fate {
+async fn remove(gallery: &Gallery, judged: &Judged) -> Action {
     let slot = Slot {
         gallery,
         definition: &judged.definition,
@@ -122,9 +122,9 @@ async fn remove(gallery: &Gallery, judged: &Judged) -> Fate {
         Ok(()) => {
             tracing::info!("retired {}: {}", slot.name(), judged.reason);
             metrics::retired();
-            Fate::Goes
+            Action::Goes
         }
-        Err(error) => Fate::Failed(error.into()),
+        Err(error) => Action::Failed(error.into()),
     }
 }
 

@@ -221,7 +221,7 @@ impl Classified for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::resource::Location;
+    use crate::base::resource::Resource;
     use crate::images::oci::Platform;
     use crate::model::compose::release::{Release, Stage};
     use crate::model::select::Target;
@@ -229,7 +229,7 @@ mod tests {
     fn image(arch: &str, sha256: &str) -> Image {
         Image {
             path: format!("Container/{arch}/images/x.tar.xz"),
-            location: Location::Folder("x.tar.xz".into()),
+            location: Resource::Folder("x.tar.xz".into()),
             arch: arch.to_owned(),
             subvariant: "Container_Base".to_owned(),
             kind: "container".to_owned(),

@@ -21,7 +21,7 @@ use super::labels;
 use super::promotion::{Rules, Turn, apply, heads, turns};
 use crate::base::failure::Failure;
 use crate::base::metrics;
-use crate::providers::contract::{Fate, Retired, Verdict};
+use crate::providers::contract::{Action, Decision, Retired};
 
 /// One run removes no more. Fedora makes about ten a day.
 const CAP: usize = 30;
@@ -38,9 +38,9 @@ pub(super) async fn run(cloud: &Cloud, rules: &Rules, dry_run: bool) -> Result<R
     let mut troubled = BTreeSet::new();
     for turn in turns(&held, rules, now) {
         if !dry_run && let Err(error) = take(cloud, &turn, &held, now).await {
-            retired.verdicts.push(Verdict {
+            retired.decisions.push(Decision {
                 name: turn.head.clone(),
-                fate: Fate::Failed(error.into()),
+                action: Action::Failed(error.into()),
                 reason: format!("to be the head of {}", turn.family),
             });
             troubled.insert(turn.family);
@@ -50,20 +50,20 @@ pub(super) async fn run(cloud: &Cloud, rules: &Rules, dry_run: bool) -> Result<R
     }
     held.retain(|image| image.family.as_ref().is_none_or(|family| !troubled.contains(family)));
     let decisions = decide(&held, rules, now);
-    for (image, (fate, reason)) in held.iter().zip(decisions) {
-        let mut fate = fate;
-        if !dry_run && matches!(fate, Fate::Goes) {
+    for (image, (action, reason)) in held.iter().zip(decisions) {
+        let mut action = action;
+        if !dry_run && matches!(action, Action::Goes) {
             match cloud.delete(&image.name, image.id).await {
                 Ok(()) => {
                     tracing::info!(image = image.name, "removed {}: {reason}", image.name);
                     metrics::retired();
                 }
-                Err(error) => fate = Fate::Failed(error.into()),
+                Err(error) => action = Action::Failed(error.into()),
             }
         }
-        retired.verdicts.push(Verdict {
+        retired.decisions.push(Decision {
             name: image.name.clone(),
-            fate,
+            action,
             reason,
         });
     }
@@ -100,27 +100,27 @@ async fn take(cloud: &Cloud, turn: &Turn, held: &[Held], now: Timestamp) -> Resu
 }
 
 /// What becomes of each image, and why.
-fn decide(images: &[Held], rules: &Rules, now: Timestamp) -> Vec<(Fate, String)> {
+fn decide(images: &[Held], rules: &Rules, now: Timestamp) -> Vec<(Action, String)> {
     let heads = heads(images);
     let mut decisions: Vec<_> = images
         .iter()
-        .map(|image| match verdict(image, &heads, rules, now) {
-            Ok(reason) => (Fate::Stays, reason),
-            Err(reason) => (Fate::Goes, reason),
+        .map(|image| match decision(image, &heads, rules, now) {
+            Ok(reason) => (Action::Stays, reason),
+            Err(reason) => (Action::Goes, reason),
         })
         .collect();
     let mut going: Vec<_> = (0..images.len())
-        .filter(|index| matches!(decisions[*index].0, Fate::Goes))
+        .filter(|index| matches!(decisions[*index].0, Action::Goes))
         .collect();
     going.sort_by_key(|index| images[*index].created);
     for index in going.into_iter().skip(CAP) {
-        decisions[index].0 = Fate::GoesLater;
+        decisions[index].0 = Action::GoesLater;
     }
     decisions
 }
 
 /// Why an image stays; an error is why it goes.
-fn verdict(image: &Held, heads: &BTreeSet<u64>, rules: &Rules, now: Timestamp) -> Result<String, String> {
+fn decision(image: &Held, heads: &BTreeSet<u64>, rules: &Rules, now: Timestamp) -> Result<String, String> {
     if let Some(reason) = image.hands_off(rules.clean_up_unmarked) {
         return Ok(reason);
     }
@@ -240,8 +240,8 @@ mod tests {
             ),
         ];
         for (expected, image) in table {
-            let (fate, reason) = decide(&[image], &Rules::sample(), now(30)).remove(0);
-            assert_eq!(format!("{fate:?}: {reason}"), expected);
+            let (action, reason) = decide(&[image], &Rules::sample(), now(30)).remove(0);
+            assert_eq!(format!("{action:?}: {reason}"), expected);
         }
         let rules = Rules {
             clean_up_unmarked: true,
@@ -252,8 +252,8 @@ mod tests {
                 owner: Owner::Unmarked,
                 ..Held::sample(name, 1)
             };
-            let (fate, reason) = decide(&[unmarked], &rules, now(30)).remove(0);
-            assert_eq!(matches!(fate, Fate::Goes), goes, "{name}: {reason}");
+            let (action, reason) = decide(&[unmarked], &rules, now(30)).remove(0);
+            assert_eq!(matches!(action, Action::Goes), goes, "{name}: {reason}");
         }
     }
 
@@ -263,8 +263,8 @@ mod tests {
         images.reverse();
         let decisions = decide(&images, &Rules::sample(), now(400));
         let (later, gone) = decisions.split_at(CAP);
-        assert!(gone.iter().all(|(fate, _)| matches!(fate, Fate::Goes)));
-        assert!(later.iter().all(|(fate, _)| matches!(fate, Fate::GoesLater)));
+        assert!(gone.iter().all(|(action, _)| matches!(action, Action::Goes)));
+        assert!(later.iter().all(|(action, _)| matches!(action, Action::GoesLater)));
     }
 
     /// A year of daily images, with days on which none comes, runs that end half-way, and images of others.
@@ -305,11 +305,11 @@ mod tests {
                         apply(&part, &mut images, now(day));
                     }
                 }
-                let fates = decide(&images, &rules, now(day));
-                let mut fates = fates
+                let actions = decide(&images, &rules, now(day));
+                let mut actions = actions
                     .into_iter()
-                    .map(|(fate, _)| matches!(fate, Fate::Goes) && chance.of(5) > 0);
-                images.retain(|_| !fates.next().unwrap());
+                    .map(|(action, _)| matches!(action, Action::Goes) && chance.of(5) > 0);
+                images.retain(|_| !actions.next().unwrap());
             }
             let is_ours = |image: &&Held| image.owner == Owner::Ours;
             let active: Vec<_> = images

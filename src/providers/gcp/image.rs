@@ -44,7 +44,7 @@ enum Found {
     /// Complete and usable, of the same content; without our mark the former service made it.
     Ready(Box<model::Image>),
     /// What an attempt of ours left that failed.
-    Broken(u64),
+    Problem(u64),
 }
 
 impl<'a> Wanted<'a> {
@@ -110,7 +110,7 @@ impl<'a> Wanted<'a> {
                 }
                 Some(Status::Failed) => {
                     self.replaceable(&image)?;
-                    return Ok(Found::Broken(image.id.unwrap_or_default()));
+                    return Ok(Found::Problem(image.id.unwrap_or_default()));
                 }
                 // Being made or unmade, perhaps by another process.
                 _ => pauses.next(&what).await?,
@@ -172,9 +172,9 @@ impl<'a> Wanted<'a> {
         }
         let image = match looked? {
             Found::Ready(image) => image,
-            Found::Nothing | Found::Broken(_) if !may_change => return Ok(None),
+            Found::Nothing | Found::Problem(_) if !may_change => return Ok(None),
             lacking => {
-                if let Found::Broken(id) = lacking {
+                if let Found::Problem(id) = lacking {
                     tracing::warn!(image = self.name, "replacing image {}, whose import failed", self.name);
                     cloud.delete(self.name, id).await?;
                 }
@@ -234,7 +234,7 @@ impl<'a> Wanted<'a> {
     async fn clear(&self, cloud: &Cloud) {
         let cleared = async {
             match self.look(cloud).await? {
-                Found::Broken(id) => cloud.delete(self.name, id).await,
+                Found::Problem(id) => cloud.delete(self.name, id).await,
                 Found::Nothing | Found::Ready(_) => Ok(()),
             }
         };
@@ -263,7 +263,7 @@ impl<'a> Wanted<'a> {
     async fn present(&self, cloud: &Cloud) -> Result<Box<model::Image>, Error> {
         match self.look(cloud).await? {
             Found::Ready(image) => Ok(image),
-            Found::Nothing | Found::Broken(_) => Err(Error::Vanished(self.name.to_owned())),
+            Found::Nothing | Found::Problem(_) => Err(Error::Vanished(self.name.to_owned())),
         }
     }
 }
