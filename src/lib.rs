@@ -67,9 +67,15 @@ pub mod publish {
 /// The command line.
 pub mod commands {
     pub mod arguments;
+    pub mod check;
+    pub mod clean_up;
+    pub mod consume;
+    pub mod exit;
     pub mod monitoring;
     pub mod package_files;
     pub mod plan;
+    pub mod reconsume;
+    pub mod setup;
     pub mod telemetry;
 }
 
