@@ -16,6 +16,8 @@ pub mod base {
 /// Composes, images, and what becomes of them under which names. No I/O.
 pub mod model {
     pub mod compose;
+    pub mod mark;
+    pub mod outcome;
     pub mod select;
 }
 
@@ -48,6 +50,7 @@ pub mod providers {
     pub mod aws;
     #[cfg(feature = "azure")]
     pub mod azure;
+    pub mod connect;
     #[cfg(feature = "container")]
     pub mod container;
     pub mod contract;
@@ -57,11 +60,21 @@ pub mod providers {
     pub mod local;
 }
 
+/// Between stage and release: what a deliverable has to pass before users see it.
+pub mod gates {
+    pub mod gate;
+}
+
 /// From a message to what is live and announced.
 pub mod publish {
     pub mod pipeline;
     pub mod report;
     pub mod work;
+}
+
+/// An image's life after its publication.
+pub mod lifecycle {
+    pub mod run;
 }
 
 /// The command line.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::exit::{FAILED, Stop, no_problems};
-use super::setup::{assemble, print};
+use super::setup::{Assembled, assemble, print};
 use crate::base::failure::Chain;
 use crate::base::progress::Board;
 use crate::config::{self, Config, Environment};
@@ -43,7 +43,7 @@ pub async fn run(config: Config, offline: bool) -> Result<u8, Stop> {
         };
         broker.close().await;
     }
-    let pipeline = assemble(&config, &environment, broker, Board::log())?;
+    let Assembled { pipeline, .. } = assemble(&config, &environment, broker, Board::log())?;
     for found in pipeline.provider.check().await {
         good &= finding(&found.subject, &found.result);
     }

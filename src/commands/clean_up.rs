@@ -14,7 +14,11 @@ pub async fn run(config: &Config, dry_run: bool) -> Result<u8, Stop> {
     let environment = Environment::of_process();
     no_problems(config.check_provider(&environment))?;
     let provider = provider(config, &environment)?;
-    let retired = provider.clean_up(dry_run).await?;
+    let Some(retire) = provider.retire else {
+        print("Nothing to retire\n");
+        return Ok(0);
+    };
+    let retired = retire.clean_up(dry_run).await?;
     if retired.decisions.is_empty() {
         print("Nothing to retire\n");
     }

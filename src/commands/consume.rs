@@ -7,13 +7,13 @@ use anyhow::{Context, anyhow};
 
 use super::exit::{Stop, no_problems};
 use super::monitoring::{self, Health};
-use super::setup::{assemble, stop_signal};
+use super::setup::{Assembled, assemble, stop_signal};
 use crate::base::metrics;
 use crate::base::progress::Board;
 use crate::config::{Config, Environment};
+use crate::lifecycle::run::upkeep;
 use crate::messaging::broker::Broker;
 use crate::messaging::consumer::{self, End};
-use crate::providers::contract;
 use crate::publish::work::Work;
 
 /// Consumes until a signal comes or the broker needs an operator.
@@ -34,7 +34,8 @@ pub async fn run(config: Config, board: Board) -> Result<u8, Stop> {
         tracing::info!("monitoring listens on {bound}");
     }
     let broker = Arc::new(Broker::new(config.amqp.clone()));
-    let pipeline = Arc::new(assemble(&config, &environment, broker.clone(), board.clone())?);
+    let Assembled { pipeline, retire } = assemble(&config, &environment, broker.clone(), board.clone())?;
+    let pipeline = Arc::new(pipeline);
     let mut stop = pin!(stop_signal()?);
     let findings = tokio::select! {
         findings = pipeline.provider.check() => findings,
@@ -48,8 +49,9 @@ pub async fn run(config: Config, board: Board) -> Result<u8, Stop> {
         }
     }
     tokio::spawn(async move { board.report().await });
-    if let Some(interval) = pipeline.provider.upkeep_interval() {
-        tokio::spawn(contract::upkeep(pipeline.provider.clone(), interval));
+    if let Some(retire) = retire {
+        let interval = retire.interval();
+        tokio::spawn(upkeep(retire, interval, pipeline.announced.clone()));
     }
     let mut work = Work::new(pipeline, health.clone());
     match consumer::consume(&broker, &mut work, &health, config.service.shutdown_grace, stop).await {

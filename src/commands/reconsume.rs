@@ -8,13 +8,15 @@ use anyhow::anyhow;
 use super::arguments::Reconsume;
 use super::exit::{FAILED, Stop, no_problems};
 use super::plan;
-use super::setup::{assemble, print, request, warn_of_pattern};
+use super::setup::{Assembled, assemble, print, request, warn_of_pattern};
 use crate::base::progress::Board;
 use crate::config::{Config, Environment};
+use crate::lifecycle::run::after_publication;
 use crate::messaging::broker::Broker;
 use crate::messaging::message::Intent;
 use crate::model::select::Only;
 use crate::publish::pipeline::Options;
+use crate::publish::report::Published;
 
 /// Publishes one compose; the exit code says whether everything of it is live.
 ///
@@ -36,7 +38,7 @@ pub async fn run(config: Config, arguments: Reconsume, board: Board) -> Result<u
         )));
     }
     let broker = Arc::new(Broker::new(config.amqp.clone()));
-    let pipeline = assemble(&config, &environment, broker.clone(), board.clone())?;
+    let Assembled { pipeline, retire } = assemble(&config, &environment, broker.clone(), board.clone())?;
     let request = match request(&pipeline.http, &config, &arguments.subject).await? {
         Intent::Publish(request) => request,
         Intent::Nothing(reason) => {
@@ -60,5 +62,10 @@ pub async fn run(config: Config, arguments: Reconsume, board: Board) -> Result<u
     broker.close().await;
     print(&format!("{}\n", plan::summary(&report)));
     report.log_failures();
+    if let Some(retire) = retire
+        && report.published.iter().any(Published::is_new)
+    {
+        after_publication(&*retire).await;
+    }
     Ok(if report.broken.is_empty() { 0 } else { FAILED })
 }

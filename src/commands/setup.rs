@@ -23,23 +23,33 @@ use crate::messaging::message::{Intent, Message, Origin};
 use crate::messaging::notify::Notifier;
 use crate::model::compose::Compose;
 use crate::model::compose::release::Releases;
-use crate::providers::contract::{self, Provider};
+use crate::providers::connect::connect;
+use crate::providers::contract::{Provider, Retire};
 use crate::publish::pipeline::Pipeline;
+
+/// What publishes, and what takes away afterwards.
+pub(super) struct Assembled {
+    pub pipeline: Pipeline,
+    pub retire: Option<Arc<dyn Retire>>,
+}
 
 pub(super) fn assemble(
     config: &Config,
     environment: &Environment,
     broker: Arc<Broker>,
     board: Board,
-) -> Result<Pipeline, Stop> {
+) -> Result<Assembled, Stop> {
     let http = compose_client(config)?;
     let service = &config.service;
-    Ok(Pipeline {
+    let Provider { publish, retire } = provider(config, environment)?;
+    let pipeline = Pipeline {
         releases: releases(config)?,
         hosts: service.allowed_compose_hosts.clone(),
         signatures: Signatures::new(service).map_err(|error| Stop::usage(anyhow!("failed to {}", Chain(&error))))?,
         section: config.provider.clone(),
-        provider: provider(config, environment)?,
+        provider: publish,
+        gates: Vec::new(),
+        announced: Arc::default(),
         sources: Sources::new(
             http.clone(),
             board,
@@ -52,11 +62,12 @@ pub(super) fn assemble(
         give_up_after: service.give_up_after,
         conf: config.path.clone(),
         http,
-    })
+    };
+    Ok(Assembled { pipeline, retire })
 }
 
-pub(super) fn provider(config: &Config, environment: &Environment) -> Result<Arc<dyn Provider>, Stop> {
-    contract::build(&config.provider, environment).map_err(|failure| Stop::usage(anyhow!("failed to {failure}")))
+pub(super) fn provider(config: &Config, environment: &Environment) -> Result<Provider, Stop> {
+    connect(&config.provider, environment).map_err(|failure| Stop::usage(anyhow!("failed to {failure}")))
 }
 
 pub(super) fn compose_client(config: &Config) -> Result<Client> {

@@ -16,7 +16,7 @@ use super::client::{Region, call};
 use super::error::Error;
 use super::wait::{Look, Status, until};
 use crate::config::aws::Aws;
-use crate::providers::contract::Origin;
+use crate::model::outcome::Origin;
 
 /// EC2 shows what was changed after a moment.
 const UNSEEN: Duration = Duration::from_secs(60);

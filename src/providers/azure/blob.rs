@@ -23,7 +23,7 @@ use super::identity::{Identity, STORAGE};
 use crate::base::failure::{Class, Classified};
 use crate::base::http;
 use crate::base::retry::Policy;
-use crate::providers::contract::Mark;
+use crate::model::mark::Mark;
 
 /// A write of 4 MiB that takes longer is not going to end.
 pub(super) const WRITE: Duration = Duration::from_secs(120);
