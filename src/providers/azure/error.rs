@@ -33,6 +33,8 @@ pub(super) enum Error {
         advice: &'static str,
         /// Its HTTP status.
         status: u16,
+        /// The pause that it asks for.
+        after: Option<Duration>,
     },
     /// No answer, or not all of it.
     #[error("{what}")]
@@ -286,7 +288,7 @@ impl Classified for Error {
         match self {
             Self::Credentials(_) | Self::TokenFile { .. } => Class::Everything,
             Self::Identity { status: 400..=403, .. } => Class::Everything,
-            Self::Identity { .. } => Class::TRANSIENT,
+            Self::Identity { after, .. } => Class::Transient { after: *after },
             Self::Lost { source, .. } => http::class(source),
             Self::Status {
                 status, code, after, ..

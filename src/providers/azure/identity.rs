@@ -27,8 +27,10 @@ pub(super) const RESOURCE_MANAGER: &str = "https://management.azure.com/.default
 pub(super) const STORAGE: &str = "https://storage.azure.com/.default";
 /// A token is renewed this long before its end, or in the last quarter of a short life.
 const MARGIN: Duration = Duration::from_secs(300);
-/// Tokens live about an hour; one that is said to live longer than a day is renewed all the same.
-const LONGEST: u64 = 24 * 60 * 60;
+/// Upper bound on the lifetime of a token. Tokens live about an hour.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The lifetime of a token whose issuer states none.
+const UNSAID_LIFETIME: Duration = Duration::from_secs(300);
 /// How an assertion is to be read
 /// ([RFC 7523](https://www.rfc-editor.org/rfc/rfc7523#section-2.2)).
 const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -39,7 +41,23 @@ pub(super) struct Identity {
     http: Client,
     endpoint: Url,
     credentials: Credentials,
-    tokens: Mutex<HashMap<&'static str, Token>>,
+    state: Mutex<State>,
+}
+
+/// The tokens of all scopes, and the pause that their endpoint asked for. One request is in flight at a time: the lock is
+/// held while it is.
+#[derive(Debug, Default)]
+struct State {
+    tokens: HashMap<&'static str, Token>,
+    pause: Option<Pause>,
+}
+
+/// The endpoint refused a request, of whatever scope, and asked for no other one before this time.
+#[derive(Debug)]
+struct Pause {
+    until: tokio::time::Instant,
+    status: u16,
+    said: String,
 }
 
 #[derive(Debug)]
@@ -51,7 +69,8 @@ struct Token {
 #[derive(Deserialize)]
 struct Issued {
     access_token: String,
-    expires_in: u64,
+    #[serde(default)]
+    expires_in: serde_json::Value,
 }
 
 #[derive(Deserialize, Default)]
@@ -73,7 +92,7 @@ impl Identity {
             http,
             endpoint,
             credentials,
-            tokens: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
@@ -101,25 +120,64 @@ impl Identity {
 
     /// The value of an `Authorization` header for this scope.
     pub(super) async fn token(&self, scope: &'static str) -> Result<HeaderValue, Error> {
-        // The lock is held, so that many requests ask for one token.
-        let mut tokens = self.tokens.lock().await;
-        if let Some(token) = tokens.get(scope).filter(|token| Instant::now() < token.until) {
+        let mut state = self.state.lock().await;
+        if let Some(token) = state.tokens.get(scope).filter(|token| Instant::now() < token.until) {
             return Ok(token.header.clone());
         }
-        let token = Policy::CALL
-            .run("azure token", Error::class, || self.fetch(scope))
-            .await?;
+        let mut waits = Policy::CALL.start("azure token");
+        let token = loop {
+            // A pause that another scope's request was told to make fails this one too, unless it is short.
+            let outcome = match self.pause(&state) {
+                Some(error) => Err(error),
+                None => self.fetch(scope).await,
+            };
+            let error = match outcome {
+                Ok(token) => break token,
+                Err(error) => error,
+            };
+            if let Error::Identity {
+                said,
+                status,
+                after: Some(after),
+                ..
+            } = &error
+                && error.class().is_transient()
+            {
+                let until = tokio::time::Instant::now() + *after;
+                let (status, said) = (*status, said.clone());
+                state.pause = Some(Pause { until, status, said });
+            }
+            let Some(wait) = waits.after(error.class()) else {
+                return Err(error);
+            };
+            tracing::debug!(%error, wait_ms = wait.as_millis(), "asking for a token again");
+            tokio::time::sleep(wait).await;
+        };
         let header = token.header.clone();
-        tokens.insert(scope, token);
+        state.pause = None;
+        state.tokens.insert(scope, token);
         Ok(header)
     }
 
     /// A token was refused that should have been good.
     pub(super) async fn forget(&self, scope: &'static str, refused: &HeaderValue) {
-        let mut tokens = self.tokens.lock().await;
+        let tokens = &mut self.state.lock().await.tokens;
         if tokens.get(scope).is_some_and(|token| token.header == refused) {
             tokens.remove(scope);
         }
+    }
+
+    /// The refusal that the endpoint's last answer stands for, as long as the pause lasts that it asked for.
+    fn pause(&self, state: &State) -> Option<Error> {
+        let Pause { until, status, said } = state.pause.as_ref()?;
+        let after = until.checked_duration_since(tokio::time::Instant::now())?;
+        (!after.is_zero()).then(|| Error::Identity {
+            client: self.credentials.client_id.clone(),
+            said: said.clone(),
+            advice: "",
+            status: *status,
+            after: Some(after),
+        })
     }
 
     async fn fetch(&self, scope: &str) -> Result<Token, Error> {
@@ -158,22 +216,35 @@ impl Identity {
             .body(body);
         let response = request.send().await.map_err(lost)?;
         let status = response.status();
+        let after = http::retry_after(response.headers());
         let bytes = response.bytes().await.map_err(lost)?;
         if !status.is_success() {
             let refusal = serde_json::from_slice(&bytes).unwrap_or_default();
-            return Err(refused(client, status.as_u16(), &refusal));
+            return Err(refused(client, status.as_u16(), &refusal, after));
         }
         // The parser's own message would quote the token.
         let issued: Issued = serde_json::from_slice(&bytes).map_err(|_| Error::odd(&what(), "no token"))?;
         let mut header = HeaderValue::try_from(format!("Bearer {}", issued.access_token))
             .map_err(|_| Error::odd(&what(), "no token"))?;
         header.set_sensitive(true);
-        let lifetime = Duration::from_secs(issued.expires_in.min(LONGEST));
+        let lifetime = lifetime(&issued.expires_in);
         Ok(Token {
             header,
             until: asked + lifetime - MARGIN.min(lifetime / 4),
         })
     }
+}
+
+/// A token's lifetime. Entra's older endpoint writes it as a text, and RFC 6749 only recommends it.
+fn lifetime(expires_in: &serde_json::Value) -> Duration {
+    let text = expires_in.as_str().and_then(|text| text.trim().parse::<f64>().ok());
+    let seconds = expires_in
+        .as_f64()
+        .or(text)
+        .filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
+    seconds.map_or(UNSAID_LIFETIME, |seconds| {
+        Duration::from_secs_f64(seconds.min(LONGEST.as_secs_f64()))
+    })
 }
 
 /// When a [JWT](https://www.rfc-editor.org/rfc/rfc7519#section-4.1.4) expires. Whether it is genuine is not for us to say.
@@ -185,7 +256,7 @@ fn expiry(token: &str) -> Option<Timestamp> {
 
 /// What the authority said, and
 /// [what its codes](https://learn.microsoft.com/entra/identity-platform/reference-error-codes) mean to an operator.
-fn refused(client: &str, status: u16, refusal: &Refusal) -> Error {
+fn refused(client: &str, status: u16, refusal: &Refusal, after: Option<Duration>) -> Error {
     let code = refusal.error_codes.first().copied().unwrap_or_default();
     let advice = match code {
         7_000_222 => "; the client secret has expired: issue a new one and set AZURE_SECRET",
@@ -212,11 +283,14 @@ fn refused(client: &str, status: u16, refusal: &Refusal) -> Error {
         said,
         advice,
         status,
+        after,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::base::failure::Class;
 
@@ -237,20 +311,35 @@ mod tests {
     }
 
     #[test]
+    fn a_lifetime_is_a_number_a_text_or_absent() {
+        for (written, seconds) in [
+            (json!(3599), 3599),
+            (json!("3599"), 3599),
+            (json!(3599.9), 3599),
+            (json!(1e30), 86400),
+            (json!(-1), 300),
+            (json!("soon"), 300),
+            (json!(null), 300),
+        ] {
+            assert_eq!(lifetime(&written).as_secs(), seconds, "{written}");
+        }
+    }
+
+    #[test]
     fn an_expired_secret_is_told_and_needs_an_operator() {
         let refusal = Refusal {
             error: "invalid_client".to_owned(),
             error_description: "AADSTS7000222: The keys are expired.\r\nTrace ID: 1\r\nTimestamp: now".to_owned(),
             error_codes: vec![7_000_222],
         };
-        let error = refused("app", 401, &refusal);
+        let error = refused("app", 401, &refusal, None);
         assert_eq!(
             error.to_string(),
             "get a token for client app: AADSTS7000222: The keys are expired; the client secret has expired: issue a new \
              one and set AZURE_SECRET"
         );
         assert_eq!(error.class(), Class::Everything);
-        let busy = refused("app", 503, &Refusal::default());
+        let busy = refused("app", 503, &Refusal::default(), None);
         assert_eq!(busy.class(), Class::TRANSIENT);
         assert_eq!(
             busy.to_string(),
