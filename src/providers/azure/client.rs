@@ -1,6 +1,7 @@
 //! A small client for Azure Resource Manager: documents, lists, and
 //! [operations that take long](https://learn.microsoft.com/azure/azure-resource-manager/management/async-operations).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +54,21 @@ pub(super) struct Operation {
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
+    /// Null where there is none, or none in JSON.
     body: Value,
+}
+
+impl Answer {
+    /// The document that was asked for. A success without one is not taken for anything.
+    fn document(self, what: &str) -> Result<Value, Error> {
+        if self.body.is_object() {
+            return Ok(self.body);
+        }
+        Err(Error::odd(
+            what,
+            &format!("{} without a document", self.status.as_u16()),
+        ))
+    }
 }
 
 /// Ever longer pauses between looks at something, for as long as it may take.
@@ -101,22 +116,32 @@ impl ResourceManager {
     /// A document, if it is there.
     pub(super) async fn get(&self, what: &str, path: &str, query: &[(&str, &str)]) -> Result<Option<Value>, Error> {
         let url = self.url(path, query);
-        let get = || self.call_if_there(what, Method::GET, &url);
-        let found = Policy::CALL.run("azure get", Error::class, get).await?;
-        Ok(found.map(|answer| answer.body))
+        let get = || async {
+            let answer = self.call_if_there(what, Method::GET, &url).await?;
+            answer.map(|answer| answer.document(what)).transpose()
+        };
+        Policy::CALL.run("azure get", Error::class, get).await
     }
 
-    /// All elements of a list. An error of any page is one of the whole.
+    /// All elements of a list. A page may have none, and still lead to more. An error of any page is one of the whole.
     pub(super) async fn list(&self, what: &str, path: &str) -> Result<Vec<Value>, Error> {
         let mut elements = Vec::new();
         let mut next = Some(self.url(path, &[]));
+        let mut seen = HashSet::new();
         while let Some(url) = next {
-            let page = || self.call(what, Method::GET, url.clone(), None);
-            let page = Policy::CALL.run("azure list", Error::class, page).await?.body;
-            let Some(Value::Array(value)) = page.get("value") else {
-                return Err(Error::odd(what, "a list without a value"));
+            if !seen.insert(url.clone()) {
+                return Err(Error::odd(what, "a list whose pages lead back to one another"));
+            }
+            let page = || async {
+                let page = self.call(what, Method::GET, url.clone(), None).await?;
+                page.document(what)
             };
-            elements.extend(value.iter().cloned());
+            let page = Policy::CALL.run("azure list", Error::class, page).await?;
+            match page.get("value") {
+                Some(Value::Array(value)) => elements.extend(value.iter().cloned()),
+                None | Some(Value::Null) => {}
+                Some(_) => return Err(Error::odd(what, "a list whose value is no list")),
+            }
             next = match page.get("nextLink").and_then(Value::as_str) {
                 Some(link) if !link.is_empty() => Some(self.ours(what, link)?),
                 _ => None,
@@ -196,17 +221,16 @@ impl ResourceManager {
             let answer = Policy::CALL.run("azure operation", Error::class, look).await??;
             let Some(answer) = answer else { return Ok(()) };
             after = http::retry_after(&answer.headers);
-            if !says_status {
-                match answer.status {
-                    StatusCode::ACCEPTED => continue,
-                    _ => return Ok(()),
-                }
-            }
-            match answer.body["status"].as_str() {
-                Some("Succeeded") => return Ok(()),
-                Some("Failed" | "Canceled") => return Err(Error::operation(&what, &answer.body["error"])),
+            let is_accepted = answer.status == StatusCode::ACCEPTED;
+            let status = answer.body["status"].as_str().filter(|_| says_status);
+            match status.map(str::to_lowercase).as_deref() {
+                Some("succeeded") => return Ok(()),
+                Some("failed" | "canceled") => return Err(Error::operation(&what, &answer.body["error"])),
+                // Every other status is one on the way.
                 Some(_) => {}
-                None => return Err(Error::odd(&what, "an operation without a status")),
+                None if is_accepted => {}
+                // Its result tells more than an operation without a status.
+                None => return Ok(()),
             }
         }
     }
@@ -243,7 +267,7 @@ impl ResourceManager {
 
     /// A link in an answer. Our token goes nowhere else.
     fn ours(&self, what: &str, link: &str) -> Result<Url, Error> {
-        match Url::parse(link) {
+        match self.endpoint.join(link) {
             Ok(url) if url.origin() == self.endpoint.origin() => Ok(url),
             Ok(_) | Err(_) => Err(Error::odd(what, "a link to another server")),
         }
@@ -283,10 +307,7 @@ impl ResourceManager {
                 let body = serde_json::from_slice(&body).unwrap_or_default();
                 return Err(Error::refused(what, status.as_u16(), &body, after));
             }
-            let body = match &body[..] {
-                [] => Value::Null,
-                body => serde_json::from_slice(body).map_err(|_| Error::odd(what, "something that is not JSON"))?,
-            };
+            let body = serde_json::from_slice(&body).unwrap_or_default();
             return Ok(Answer { status, headers, body });
         }
     }

@@ -124,16 +124,20 @@ impl Gallery {
             self.arm.finish(operation, pace).await?;
         }
         loop {
-            let found = self.arm.get(what, path, &[]).await?.unwrap_or_default();
-            match found["properties"]["provisioningState"].as_str() {
-                Some("Succeeded") => {
-                    tracing::info!("done: {what}");
-                    return Ok(found);
+            // It may not be visible yet where it is looked for.
+            if let Some(found) = self.arm.get(what, path, &[]).await? {
+                let state = found["properties"]["provisioningState"].as_str();
+                match state.map(str::to_lowercase).as_deref() {
+                    // A document without a state describes something that exists.
+                    Some("succeeded" | "") | None => {
+                        tracing::info!("done: {what}");
+                        return Ok(found);
+                    }
+                    Some("failed" | "canceled") => return Err(Error::odd(what, "a resource that failed")),
+                    Some(_) => {}
                 }
-                Some("Failed" | "Canceled") => return Err(Error::odd(what, "something that failed")),
-                // Where it was made is not where it is looked for.
-                _ => pace.pause(what, None).await?,
             }
+            pace.pause(what, None).await?;
         }
     }
 
