@@ -70,6 +70,9 @@ fn fill(azure: &Azure) -> BTreeSet<String> {
         OLD,
     );
     add(azure, "Fedora-Cloud-41-x64", "41.20250802.0", never, true, OLD);
+    let mut shouted = ours();
+    shouted["DELETE"] = json!("Never");
+    add(azure, "Fedora-Cloud-41-x64", "41.20250805.0", shouted, true, OLD);
     add(azure, "Fedora-Cloud-41-x64", "41.20250803.0", Value::Null, true, OLD);
     add(azure, "fedora-coreos-next", "41.20250804.0", Value::Null, true, OLD);
     gone
@@ -154,6 +157,54 @@ async fn a_list_that_cannot_be_read_in_full_removes_nothing() {
     assert!(world.azure.changes().is_empty());
 }
 
+/// A page may have no elements, and lead to more: `value` is null, or absent.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_without_elements_do_not_end_a_list() {
+    let empty: [fn(&mut u16, &mut Value); 2] = [
+        |_, page| {
+            page["value"] = Value::Null;
+            back(page);
+        },
+        |_, page| {
+            page.as_object_mut().unwrap().remove("value");
+            back(page);
+        },
+    ];
+    for page in empty {
+        let world = World::new(&["eastus"]).await;
+        let gone = fill(&world.azure);
+        for call in ["LIST definitions", "LIST versions"] {
+            world.azure.fault(call, Fault::Answer(page), 1);
+        }
+        let exit = world.run(&["clean-up", "--dry-run"]).await;
+        assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+        assert_eq!(named(&exit.stdout, "would go: "), gone, "{}", exit.stdout);
+    }
+}
+
+/// Lets the first page lead to its own elements again.
+fn back(page: &mut Value) {
+    let next = page["nextLink"].as_str().unwrap().replace("skiptoken=3", "skiptoken=0");
+    page["nextLink"] = json!(next);
+}
+
+/// An operator promotes a version, or protects it, between the list and its deletion.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_changes_after_the_list_was_read_is_kept() {
+    let world = World::new(&["eastus"]).await;
+    world.azure.add_gallery(GALLERY, "eastus");
+    definition(&world.azure, X64);
+    add(&world.azure, X64, "43.20250901.0", ours(), true, OLD);
+    world.azure.fault(
+        "GET version",
+        Fault::Answer(|_, version| version["tags"]["delete"] = json!("never")),
+        1,
+    );
+    let exit = world.run(&["clean-up"]).await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stdout);
+    assert_eq!(world.azure.versions().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_run_removes_more_than_a_few() {
     let world = World::new(&["eastus"]).await;
@@ -226,7 +277,11 @@ async fn clean_up_that_fails_is_a_warning() {
     world.compose(vec![row("x86_64", &disk)]);
     let exit = world.reconsume(&[]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
-    assert!(exit.stderr.contains("the retention policy changed nothing"), "{}", exit.stderr);
+    assert!(
+        exit.stderr.contains("the retention policy changed nothing"),
+        "{}",
+        exit.stderr
+    );
     let made = BTreeSet::from([format!("{X64}/{VERSION}")]);
     assert_eq!(world.azure.versions(), &before | &made);
 }

@@ -37,6 +37,28 @@ async fn passing_failures_are_not_seen() {
     world.assert_published(X64, &disk).await;
 }
 
+/// Two images want tokens of two scopes at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_endpoint_is_left_alone_for_as_long_as_it_asks() {
+    let world = World::new(&["eastus"]).await;
+    world.azure.fault("POST token", Fault::Throttle(2), 2);
+    let rows = ["aarch64", "x86_64"].map(|arch| row(arch, &disk(arch)));
+    world.compose(rows.to_vec());
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    let calls = world.azure.calls();
+    let tokens: Vec<_> = calls.iter().filter(|call| call.name == "POST token").collect();
+    assert_eq!(
+        tokens.len(),
+        4,
+        "one for each scope, and two that were refused: {tokens:?}"
+    );
+    for pair in tokens.windows(2) {
+        let pause = pair[1].at - pair[0].at;
+        assert!(pair[0].status == 200 || pause >= Duration::from_secs(2), "{pause:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_ends_is_replaced() {
     let world = World::new(&["eastus"]).await;
@@ -169,12 +191,13 @@ async fn a_region_that_fails_for_good_is_reported_and_repaired_by_its_command() 
     for line in ["| published | eastus ", "| japaneast ", "| failed    | westeurope "] {
         assert!(exit.stdout.contains(line), "{line}: {}", exit.stdout);
     }
-    world.assert_published(X64, &disk).await;
+    assert_eq!(world.version(X64)["provisioningState"], "Succeeded");
     assert_eq!(world.regions(), ["eastus", "japaneast"]);
 
     world.azure.mend();
     let exit = world.reconsume(&["--location", "westeurope"]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
     assert_eq!(world.regions(), ["eastus", "japaneast", "westeurope"]);
 }
 

@@ -86,6 +86,27 @@ async fn a_complete_blob_that_is_still_leased_is_imported_at_once() {
     assert_eq!(world.count("PUT version"), 1);
 }
 
+/// An operator wants to look at the blob.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_must_never_be_deleted_is_kept() {
+    let world = World::new(&["eastus"]).await;
+    let disk = vhd(&noise(5, 1 << 20));
+    let row = row("x86_64", &disk);
+    let digest = sha256(&row.bytes);
+    let name = format!("{X64}-{VERSION}-{}.vhd", &digest[..16]);
+    let metadata = [
+        ("x-ms-meta-image_sha256", &*digest),
+        ("x-ms-meta-complete", "true"),
+        ("x-ms-meta-Delete", "NEVER"),
+    ];
+    world.azurite.leave(&name, disk.len() as u64, &metadata).await.unwrap();
+    world.azurite.scribble(&name, &disk).await.unwrap();
+    world.compose(vec![row]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert_eq!(world.azurite.blobs().await.unwrap(), [name]);
+}
+
 /// What lies there under the blob's name is overwritten, and never imported.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_half_written_blob_is_begun_anew() {

@@ -111,17 +111,16 @@ impl World {
         folder
     }
 
+    /// The configuration of a target region.
+    pub fn region(name: &str) -> String {
+        format!(
+            "[[consumer_config.azure.target_regions]]\nname = \"{name}\"\nregional_replica_count = 3\n\
+             storage_account_type = \"Standard_ZRS\"\n"
+        )
+    }
+
     pub fn config(&self) -> String {
-        let regions: String = self
-            .regions
-            .iter()
-            .map(|name| {
-                format!(
-                    "[[consumer_config.azure.target_regions]]\nname = \"{name}\"\nregional_replica_count = 3\n\
-                     storage_account_type = \"Standard_ZRS\"\n"
-                )
-            })
-            .collect();
+        let regions: String = self.regions.iter().map(|name| Self::region(name)).collect();
         let announce = !self.top.is_empty();
         format!(
             r#"

@@ -2,7 +2,7 @@
 //!
 //! Its metadata say what it is made of, and whether it is complete. Nobody writes to a complete one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use url::Url;
 
 use super::error::Error;
 use super::identity::{Identity, STORAGE};
+use super::version::hands_off;
 use crate::base::failure::{Class, Classified};
 use crate::base::http;
 use crate::base::retry::Policy;
@@ -30,7 +31,7 @@ pub(super) const WRITE: Duration = Duration::from_secs(120);
 /// Says that every page is there and verified. Names of metadata are identifiers: letters, digits, and underscores.
 const COMPLETE: &str = "complete";
 /// The mark's digest.
-const DIGEST: &str = "image_sha256";
+const DIGEST: &str = "image-sha256";
 
 /// The configured container.
 #[derive(Debug)]
@@ -118,7 +119,11 @@ impl Container {
         };
         let client = BlobContainerClient::new(self.url.clone(), None, Some(options));
         let client = client.map_err(|error| Error::storage(&what, error))?;
-        let look = || async { settle(&what, http::CALL, client.get_properties(None)).await };
+        let look = || async {
+            // The identity reports its own failures better than the storage client does.
+            self.identity.token(STORAGE).await?;
+            settle(&what, http::CALL, client.get_properties(None)).await
+        };
         Policy::CALL.run("azure blob", Error::class, look).await.map(drop)
     }
 
@@ -151,13 +156,15 @@ impl Blob {
         self.client.url()
     }
 
-    /// Whether it is there, complete or not.
-    pub(super) async fn exists(&self) -> Result<bool, Error> {
+    /// For a blob that exists: why only its owner may delete it, if so.
+    pub(super) async fn hands_off(&self) -> Result<Option<Option<String>>, Error> {
         let what = format!("look at blob {}", self.name);
-        match self.call(&what, || self.client.get_properties(None)).await {
-            Err(error) if is_missing(&error) => Ok(false),
-            found => found.map(|_| true),
-        }
+        let properties = match self.call(&what, || self.client.get_properties(None)).await {
+            Err(error) if is_missing(&error) => return Ok(None),
+            properties => properties?,
+        };
+        let metadata = properties.metadata().map_err(|error| Error::storage(&what, error))?;
+        Ok(Some(hands_off(&tags(&metadata))))
     }
 
     /// Whether it is there with every byte of this image, for anybody to read.
@@ -176,15 +183,10 @@ impl Blob {
             properties => properties?,
         };
         let odd = |error| Error::storage(&what, error);
-        let found = properties.metadata().map_err(odd)?;
-        let wanted = metadata(mark, true);
-        // Names of headers have no case.
-        let same = |name: &str| {
-            let value = found.iter().find(|(found, _)| found.eq_ignore_ascii_case(name));
-            value.map(|(_, value)| value) == wanted.get(name)
-        };
+        let found = tags(&properties.metadata().map_err(odd)?);
+        let complete = found.get(COMPLETE).is_some_and(|complete| complete == "true");
         Ok(Some(State {
-            complete: same(DIGEST) && same(COMPLETE),
+            complete: complete && found.get(DIGEST) == mark.image_sha256.as_ref(),
             leased: properties.lease_status().map_err(odd)? == Some(LeaseStatus::Locked),
             etag: properties.etag().map_err(odd)?,
         }))
@@ -277,6 +279,13 @@ pub(super) fn class(error: &Error) -> Class {
 
 fn is_missing(error: &Error) -> bool {
     error.status() == Some(404) && error.code() != "ContainerNotFound"
+}
+
+/// Metadata as tags: names of headers have no case, and names of metadata no hyphens.
+fn tags(metadata: &HashMap<String, String>) -> BTreeMap<String, String> {
+    let tags = metadata.iter();
+    tags.map(|(name, value)| (name.to_lowercase().replace('_', "-"), value.clone()))
+        .collect()
 }
 
 /// The mark, and whether the blob is complete.

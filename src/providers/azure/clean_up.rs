@@ -44,6 +44,8 @@ struct Judged {
     name: String,
     goes: bool,
     reason: String,
+    /// The version as it was judged.
+    version: Version,
 }
 
 /// Reads all versions of our definitions, judges them, and removes what is to go, the oldest of each definition first.
@@ -118,7 +120,17 @@ async fn remove(gallery: &Gallery, judged: &Judged) -> Action {
         definition: &judged.definition,
         version: &judged.name,
     };
-    match slot.delete().await {
+    let deleted = async {
+        // The version may have been promoted or tagged since the list was read.
+        match slot.look().await? {
+            Some(found) if found.is_deletable_as(&judged.version) => slot.delete().await,
+            Some(_) => Err(Error::Changed {
+                what: format!("delete {}", slot.name()),
+            }),
+            None => Ok(()),
+        }
+    };
+    match deleted.await {
         Ok(()) => {
             tracing::info!("retired {}: {}", slot.name(), judged.reason);
             metrics::retired();
@@ -164,6 +176,7 @@ impl Policy {
                     name: version.name.clone(),
                     goes,
                     reason,
+                    version: (*version).clone(),
                 }
             })
             .collect();
@@ -172,9 +185,11 @@ impl Policy {
     }
 
     fn is_new(&self, version: &Version) -> bool {
-        version
-            .published()
-            .is_some_and(|published| self.now.duration_since(published) < SETTLED)
+        match version.published() {
+            Ok(published) => published.is_some_and(|published| self.now.duration_since(published) < SETTLED),
+            // A time that cannot be read is no proof of age.
+            Err(_) => true,
+        }
     }
 
     /// Why a version stays, whatever its age.
@@ -319,6 +334,8 @@ mod tests {
             ("2025-11-01T11:00:00Z", &["43.20251001.0"][..]),
             ("2025-10-31T13:00:00Z", &["43.20251001.0"]),
             ("2025-10-31T11:00:00Z", &["43.20251020.0"]),
+            ("2025-11-01T11:00:00.1234567", &["43.20251001.0"]),
+            ("an hour ago", &["43.20251001.0"]),
             ("", &["43.20251020.0"]),
         ] {
             let mut versions = days(7, |_| true);
@@ -341,7 +358,7 @@ mod tests {
             }}),
         );
         let mut never = ours();
-        never["delete"] = json!("never");
+        never["Delete"] = json!("NEVER");
         let table = [
             (
                 version("43.20251001.0", json!({"owner": "CoreOS"}), true, OLD),
@@ -351,7 +368,7 @@ mod tests {
             (
                 version("43.20251001.0", never, true, OLD),
                 [false, false],
-                "delete=never",
+                "delete=NEVER",
             ),
             (
                 version("43.20251001.0", json!({"delete": "never"}), true, OLD),

@@ -8,14 +8,15 @@ use serde_json::{Value, json};
 use super::client::{Pace, REPLICATION};
 use super::error::Error;
 use super::gallery::Gallery;
-use super::version::{Version, region_of};
+use super::version::{Lack, Version, region_of};
 use crate::config::azure::{TargetRegion, canonical};
 use crate::model::mark::Mark;
 
 /// How often the log says how far replication is.
 const PROGRESS: Duration = Duration::from_secs(300);
-/// What Azure says of a region may come so much later than the end of its operation. After that, it has forgotten it.
-const SAYING: Duration = Duration::from_secs(10 * 60);
+/// The status of a region may appear this much later than the end of its operation. A region without any after that is
+/// removed from the version and added again.
+const STATUS_DELAY: Duration = Duration::from_secs(10 * 60);
 
 /// Where a version is, or will be.
 #[derive(Debug, Clone, Copy)]
@@ -94,14 +95,19 @@ impl Slot<'_> {
         }
     }
 
-    /// Waits until Azure has said something of each of these regions that the version is to be in, for a while.
-    pub(super) async fn heard(&self, version: &mut Version, regions: &[&TargetRegion]) -> Result<(), Error> {
-        let what = format!("hear of the regions of {}", self.name());
-        let mut pace = Pace::within(SAYING);
+    /// Waits until Azure reports success or failure for each of these target regions, within a limit.
+    pub(super) async fn await_replication_status(
+        &self,
+        version: &mut Version,
+        regions: &[&TargetRegion],
+    ) -> Result<(), Error> {
+        let what = format!("read the replication status of {}", self.name());
+        let mut pace = Pace::within(STATUS_DELAY);
         let is_silent = |version: &Version| {
             let lacking = version.lacking();
-            let said = |region: &&TargetRegion| lacking.get(&canonical(&region.name)).is_some_and(Option::is_none);
-            !version.is_busy() && regions.iter().any(said)
+            let is_unsaid = |lack: &Lack| matches!(lack, Lack::Silent | Lack::Unknown(_));
+            let is_silent = |region: &&TargetRegion| lacking.get(&canonical(&region.name)).is_some_and(is_unsaid);
+            !version.is_busy() && regions.iter().any(is_silent)
         };
         while is_silent(version) && pace.pause(&what, None).await.is_ok() {
             let Some(found) = self.settled().await? else { break };
@@ -143,7 +149,7 @@ impl Slot<'_> {
 
     /// Replicates the version to these regions too; without any, has Azure try again what failed.
     pub(super) async fn add(&self, version: &Version, regions: &[&TargetRegion]) -> Result<Changed, Error> {
-        let mut targets = version.targets().to_vec();
+        let mut targets = version.targets();
         targets.extend(regions.iter().map(|region| target(region)));
         let what = match regions {
             [] => format!("try {} again", self.name()),
@@ -154,9 +160,9 @@ impl Slot<'_> {
 
     /// Takes the version out of these regions.
     pub(super) async fn drop_regions(&self, version: &Version, regions: &BTreeSet<String>) -> Result<Changed, Error> {
-        let mut targets = version.targets().to_vec();
+        let mut targets = version.targets();
         targets.retain(|target| !regions.contains(&region_of(target)));
-        let what = format!("take {} out of regions that fail", self.name());
+        let what = format!("remove regions that fail from {}", self.name());
         self.retarget(&what, version, targets).await
     }
 

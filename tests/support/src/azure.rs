@@ -354,6 +354,14 @@ impl Azure {
         }
     }
 
+    /// Lets a change of a version fail because its source blob is gone.
+    pub fn lose_source(&self, gallery: &str, definition: &str, name: &str) {
+        let key = version_key(gallery, definition, name);
+        if let Some(version) = self.shared.lock().versions.get_mut(&key) {
+            version.lose_source();
+        }
+    }
+
     /// Runs `change` on a version's tags.
     pub fn retag(&self, gallery: &str, definition: &str, name: &str, change: impl FnOnce(&mut Value)) {
         let key = version_key(gallery, definition, name);

@@ -169,6 +169,16 @@ impl Azurite {
         Ok(())
     }
 
+    /// Deletes a blob, as the storage account's own rule does.
+    pub async fn delete(&self, blob: &str) -> Result<()> {
+        let deleted = self
+            .reader
+            .send(Method::DELETE, &format!("/{blob}"), |request| request)
+            .await?;
+        ensure!(deleted.status() == 202, "delete {blob}: {}", deleted.status());
+        Ok(())
+    }
+
     /// Waits until a blob is there and its lease is in this state: `leased`, `expired`, …
     pub async fn wait_for_lease(&self, state: &str, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
@@ -317,6 +327,15 @@ impl Reader {
             bail!("{url}: {}", response.status());
         }
         Ok(response)
+    }
+
+    /// Whether a blob exists.
+    pub(super) async fn exists(&self, url: &str) -> bool {
+        let Some((_, path)) = url.split_once(&format!("/{ACCOUNT}/{}", self.container)) else {
+            return false;
+        };
+        let found = self.send(Method::HEAD, path, |request| request).await;
+        found.is_ok_and(|found| found.status().is_success())
     }
 
     /// The bytes of a page blob that nobody writes.

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use axum::{
-    body::Body,
+    body::{Body, to_bytes},
     http::{HeaderValue, header},
     response::Response,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Fake, reply};
 
@@ -26,6 +26,8 @@ pub enum Fault {
     Deaf,
     /// It is done, and the connection breaks in mid-answer.
     Lost,
+    /// It is done, and a success is answered in another form: this changes the status and the document (null: no body).
+    Answer(fn(&mut u16, &mut Value)),
 }
 
 /// One call.
@@ -37,7 +39,7 @@ pub struct Call {
     pub path: String,
     /// What was, or would have been, answered.
     pub status: u16,
-    /// When.
+    /// When, by the clock of the test, which may be wound forward.
     pub at: Instant,
 }
 
@@ -77,7 +79,7 @@ impl Fault {
                     .insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
                 Some(response)
             }
-            Self::Deaf | Self::Lost => None,
+            Self::Deaf | Self::Lost | Self::Answer(_) => None,
         }
     }
 }
@@ -101,9 +103,29 @@ impl Fake {
             name: name.to_owned(),
             path: path.to_owned(),
             status,
-            at: Instant::now(),
+            at: tokio::time::Instant::now().into_std(),
         });
     }
+}
+
+/// A success in another form.
+pub(super) async fn changed(response: Response, change: fn(&mut u16, &mut Value)) -> Response {
+    if !response.status().is_success() {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let mut status = parts.status.as_u16();
+    let mut document = serde_json::from_slice(&body).unwrap_or_default();
+    change(&mut status, &mut document);
+    parts.status = reply::status(status);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let body = if document.is_null() {
+        Body::empty()
+    } else {
+        Body::from(document.to_string())
+    };
+    Response::from_parts(parts, body)
 }
 
 /// The answer, less its end.

@@ -31,6 +31,8 @@ pub(super) struct Version {
     /// The last operation.
     pub(super) operation: String,
     deleted: Option<Instant>,
+    /// A change was refused because the source blob is gone.
+    lost_source: bool,
 }
 
 enum Import {
@@ -82,6 +84,7 @@ impl Version {
             is_new: false,
             operation: String::new(),
             deleted: None,
+            lost_source: false,
         };
         version.body["properties"]["publishingProfile"]["publishedDate"] = json!("2025-01-01T00:00:00Z");
         version
@@ -89,6 +92,10 @@ impl Version {
 
     pub(super) fn tags(&mut self) -> &mut Value {
         &mut self.body["tags"]
+    }
+
+    pub(super) fn lose_source(&mut self) {
+        self.lost_source = true;
     }
 
     pub(super) fn promote(&mut self) {
@@ -115,6 +122,9 @@ impl Version {
     pub(super) fn error(&self) -> Option<(&'static str, String)> {
         if let Import::Failed(code, message) = &self.import {
             return Some((code, message.clone()));
+        }
+        if self.lost_source {
+            return Some(("SourceBlobNotFound", "The source blob does not exist.".to_owned()));
         }
         let failed: Vec<&str> = self
             .replicas
@@ -207,13 +217,23 @@ impl Fake {
         Some(shown)
     }
 
-    /// The answer, and what is to be imported.
+    /// The blob that a version was imported from, if its replication still depends on it.
+    pub(super) fn source_of(&self, key: &str) -> Option<String> {
+        let source = &self.versions.get(key)?.body["properties"]["storageProfile"]["osDiskImage"]["source"];
+        // Versions that a test added come from a service whose storage the stand-in does not see.
+        let uri = source["uri"].as_str().filter(|uri| !uri.contains("gone.blob.core"));
+        uri.map(str::to_owned)
+    }
+
+    /// The answer, and the blob to be imported. `has_source`: the blob that an existing version was imported from still
+    /// exists. Without it, Azure neither replicates the version to other regions nor repairs it, and it is `Failed`.
     pub(super) fn put_version(
         &mut self,
         key: &str,
         path: &str,
         name: &str,
         mut body: Value,
+        has_source: bool,
     ) -> Result<(Response, Option<String>), Refusal> {
         self.settle();
         let definition = parent(key);
@@ -249,6 +269,7 @@ impl Fake {
                     replicas: BTreeMap::new(),
                     operation: String::new(),
                     deleted: None,
+                    lost_source: false,
                 };
                 self.versions.insert(key.to_owned(), version);
                 (201, uri)
@@ -265,11 +286,20 @@ impl Fake {
                     ));
                 }
                 check_change(&old.body, &body, &home)?;
+                let is_repair = old.error().is_some() || target_names(&old.body) != wanted;
+                if is_repair && !has_source {
+                    if let Some(version) = self.versions.get_mut(key) {
+                        version.lost_source = true;
+                        version.is_new = false;
+                    }
+                    return Err(Refusal::new(400, "InvalidParameter", "The source blob does not exist."));
+                }
                 let published = old.body["properties"]["publishingProfile"]["publishedDate"].clone();
                 body["properties"]["publishingProfile"]["publishedDate"] = published;
                 if let Some(version) = self.versions.get_mut(key) {
                     version.body = body;
                     version.is_new = false;
+                    version.lost_source = false;
                 }
                 (200, None)
             }
