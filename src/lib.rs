@@ -58,6 +58,7 @@ pub mod providers {
     pub mod gcp;
     #[cfg(feature = "local")]
     pub mod local;
+    pub mod ownership;
 }
 
 /// Between stage and release: what a deliverable has to pass before users see it.
