@@ -57,9 +57,9 @@ pub struct AzureProvider {
     identity: Arc<Identity>,
     container: Container,
     gallery: Gallery,
-    /// The path of the resource group below Resource Manager.
+    /// The path of the resource group below Resource Manager's endpoint.
     group: String,
-    /// For writes of all images.
+    /// Bounds the writes of all images together.
     slots: Arc<Semaphore>,
     /// One run of the retention policy at a time.
     cleaning: Mutex<()>,
@@ -81,7 +81,7 @@ impl AzureProvider {
                 Error::Credentials(texts.join("; "))
             })?;
         let client = http::client()?;
-        // The silence of a server that takes 4 MiB is not that of a dead one.
+        // A server that receives 4 MiB may be silent for longer than a dead one is waited for.
         let uploads = http::builder().read_timeout(blob::WRITE);
         let uploads = uploads.build().map_err(http::Error::Build)?;
         let group = format!(
@@ -164,7 +164,7 @@ impl Retire for AzureProvider {
             unmarked: self.section.clean_up_unmarked,
             now: Timestamp::now(),
         };
-        clean_up::run(&self.gallery, policy, &[], dry_run).await
+        clean_up::run(&self.gallery, policy, dry_run).await
     }
 
     fn interval(&self) -> Option<Duration> {
@@ -194,7 +194,7 @@ impl AzureProvider {
     }
 }
 
-/// Clean-up that fails must not hide what it follows.
+/// Logs a failed clean-up, which must not hide the error that it follows.
 fn warn(outcome: Result<(), Error>) {
     if let Err(error) = outcome {
         tracing::warn!("could not {}", Failure::from(error));

@@ -1,4 +1,4 @@
-//! Regions that Azure refuses, forgets, or fails in, and what other people do to a version meanwhile.
+//! Regions that Azure refuses, forgets, or fails in, and changes by other clients meanwhile.
 
 use cloud_image_uploader_test_support::azure::Fault;
 use serde_json::{Value, json};
@@ -143,7 +143,7 @@ async fn a_version_that_failed_after_its_blob_was_deleted_is_repaired() {
     assert_eq!(world.regions(), ["eastus", "westus2"]);
 }
 
-/// It cannot be taken out and added, as others are.
+/// It cannot be removed and added, as others are.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gallery_s_own_region_is_tried_again() {
     let world = World::new(&["eastus", "westus2"]).await;
@@ -176,7 +176,7 @@ async fn the_gallery_s_own_region_is_repaired_by_its_command() {
 
 /// A request that is repeated must not undo what was done since it was made.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_promotion_in_the_middle_of_a_repair_stays() {
+async fn a_promotion_during_a_repair_is_kept() {
     let world = World::new(&["eastus", "westus2"]).await;
     taken(&world.azure, Value::Null);
     world.compose(vec![row("x86_64", &disk("x86_64"))]);
@@ -205,14 +205,14 @@ async fn two_repairs_at_once_leave_both_regions() {
     let exit = first.wait(LIMIT).await.unwrap();
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     assert!(
-        exit.stderr.contains("somebody has changed it meanwhile"),
+        exit.stderr.contains("another client changed it in the meantime"),
         "{}",
         exit.stderr
     );
     assert_eq!(world.regions(), ["eastus", "japaneast", "westus2"]);
 }
 
-/// What failed everywhere is made again, but not what users were promised.
+/// A version that failed in every region is created again, but not one that users may rely on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_was_promoted_is_not_deleted() {
     let world = ruin().await;

@@ -1,4 +1,4 @@
-//! What Azure begins and does not end: nobody waits for it for ever. The provider is asked here without the program, on a
+//! Operations that Azure never ends, tokens that it withholds, and gates: the provider without the program, partly on a
 //! clock that is wound forward.
 
 use std::path::Path;
@@ -32,7 +32,7 @@ use crate::world::*;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// A gallery, and a provider for it.
+/// A gallery, a provider for it, and a deliverable.
 struct Gallery {
     azure: Azure,
     provider: Arc<AzureProvider>,
@@ -93,8 +93,8 @@ impl Gallery {
         }
     }
 
-    /// Another process begins a version.
-    async fn begin(&self, regions: &[&str]) {
+    /// Another process starts to create a version.
+    async fn start(&self, regions: &[&str]) {
         self.azure.add_gallery(GALLERY, "eastus");
         self.azure.add_definition(GALLERY, X64, fitting());
         let url = format!(
@@ -113,7 +113,7 @@ impl Gallery {
         assert_eq!(answer.status(), 201);
     }
 
-    /// Stages and releases; `Err` has what was said of the whole, `Ok` the regions that have it, and what was said of the
+    /// Stages and releases; `Err` has the failure of the whole, `Ok` the regions that have it, and the failures of the
     /// others.
     async fn publish(&self) -> (Result<(Vec<String>, Vec<String>), String>, Duration) {
         let (provider, deliverable, task) = (self.provider.clone(), self.deliverable.clone(), task());
@@ -149,15 +149,15 @@ fn task() -> Task {
     }
 }
 
-/// Does some work while hours pass in seconds, and tells how long it took by that clock.
+/// Does some work while hours pass in seconds, and returns its duration by that clock.
 async fn wound<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> (T, Duration) {
     tokio::time::pause();
     let began = Instant::now();
     let work = tokio::spawn(work);
     while !work.is_finished() {
         assert!(began.elapsed() < 10 * HOUR, "it has no end");
-        // A clock that stands goes ahead by itself as soon as everybody waits, unless a thread is at work: answers take
-        // real time.
+        // A paused clock advances by itself as soon as every task waits, unless a thread is at work: answers take real
+        // time.
         let moment = || std::thread::sleep(Duration::from_millis(5));
         tokio::task::spawn_blocking(moment).await.unwrap();
         tokio::time::advance(Duration::from_secs(10)).await;
@@ -174,12 +174,12 @@ fn assert_patient(took: Duration) {
 
 #[tokio::test]
 async fn regions_that_have_a_version_do_not_wait_for_one_that_is_stuck() {
-    // Another process has begun it, or this one adds a region.
+    // Another process started it, or this one adds a region.
     for found in [true, false] {
         let gallery = Gallery::with(&["eastus", "westeurope"]).await;
         gallery.azure.stall_region("westeurope");
         if found {
-            gallery.begin(&["eastus", "westeurope"]).await;
+            gallery.start(&["eastus", "westeurope"]).await;
         } else {
             taken(&gallery.azure, json!(null));
         }
@@ -187,41 +187,41 @@ async fn regions_that_have_a_version_do_not_wait_for_one_that_is_stuck() {
         let (places, failed) = published.unwrap();
         assert_eq!(places, ["eastus"]);
         let [failed] = &failed[..] else { panic!("{failed:?}") };
-        let expected = format!("replicate {X64}/{VERSION} to westeurope: Azure is at work on it since 4h");
+        let expected = format!("replicate {X64}/{VERSION} to westeurope: Azure has been updating this version for 4h");
         assert!(failed.starts_with(&expected), "{failed}");
         assert_patient(took);
-        // Azure takes no change meanwhile.
+        // Azure rejects changes meanwhile.
         assert_eq!(gallery.azure.changes().len(), 1, "{:?}", gallery.azure.changes());
     }
 }
 
-/// It is taken out, and added again.
+/// It is removed, and added again.
 #[tokio::test]
-async fn a_region_of_which_azure_never_says_anything_is_forgotten() {
+async fn a_region_that_azure_never_reports_on_is_added_again() {
     let gallery = Gallery::with(&["eastus", "westeurope"]).await;
     gallery.azure.hush_region("westeurope", 1);
-    gallery.begin(&["eastus", "westeurope"]).await;
+    gallery.start(&["eastus", "westeurope"]).await;
     let (published, took) = gallery.publish().await;
     let (places, failed) = published.unwrap();
     assert_eq!(failed, [""; 0]);
     assert_eq!(places, ["eastus", "westeurope"]);
-    assert!(took > HOUR / 10 && took < HOUR, "it may say something late: {took:?}");
+    assert!(took > HOUR / 10 && took < HOUR, "a status may come late: {took:?}");
     assert_eq!(gallery.azure.changes().len(), 3, "{:?}", gallery.azure.changes());
 }
 
 #[tokio::test]
-async fn a_version_that_is_stuck_everywhere_is_told() {
+async fn a_version_that_is_stuck_everywhere_is_reported() {
     let gallery = Gallery::with(&["eastus"]).await;
     gallery.azure.stall_region("eastus");
-    gallery.begin(&["eastus"]).await;
+    gallery.start(&["eastus"]).await;
     let (published, took) = gallery.publish().await;
-    assert_eq!(published, Err(format!("follow {X64}/{VERSION}: not done after 4h")));
+    assert_eq!(published, Err(format!("wait for {X64}/{VERSION}: not done after 4h")));
     assert_patient(took);
 }
 
 /// Other images wait for it.
 #[tokio::test]
-async fn a_definition_that_is_stuck_is_told_soon() {
+async fn a_stuck_definition_is_reported_soon() {
     for form in [Form::AsyncOperation, Form::None] {
         let gallery = Gallery::with(&["eastus"]).await;
         gallery.azure.add_gallery(GALLERY, "eastus");
@@ -230,7 +230,7 @@ async fn a_definition_that_is_stuck_is_told_soon() {
         let (published, took) = gallery.publish().await;
         assert_eq!(
             published,
-            Err(format!("make image definition {X64}: not done after 10m"))
+            Err(format!("create image definition {X64}: not done after 10m"))
         );
         assert!(took < HOUR, "{took:?}");
     }

@@ -17,22 +17,22 @@ use crate::base::failure::{Class, Classified};
 use crate::base::http;
 use crate::base::retry::Policy;
 
-/// The version of the gallery API that bodies are written in.
+/// The version of the gallery API that request bodies follow.
 pub(super) const API_VERSION: &str = "2023-07-03";
 /// A list of gallery versions has a few kB for each of them.
 const LIMIT: usize = 64 << 20;
-/// An operation is looked at this soon after it began, later less often.
+/// The first look at an operation comes this soon after its start; later looks are rarer.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Replication takes from minutes to hours. What is seen a quarter of a minute late costs nothing, and a subscription has
+/// Replication takes from minutes to hours. A result seen a quarter of a minute late costs nothing, and a subscription has
 /// a limited number of reads.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// How long a gallery or a definition may take. It takes seconds, and other images wait for it.
-pub(super) const MAKING: Duration = Duration::from_secs(10 * 60);
-/// How long anything about a version may take. Thirty regions take up to two and a half hours; what takes longer than this
-/// has got stuck, and is looked for again in the next round.
+/// Limit for creating a gallery or a definition. It takes seconds, and other images wait for it.
+pub(super) const CREATION: Duration = Duration::from_secs(10 * 60);
+/// Limit for any operation on a version. Thirty regions take up to two and a half hours; an operation that takes longer than
+/// this is stuck, and the next round looks at the version again.
 pub(super) const REPLICATION: Duration = Duration::from_secs(4 * 60 * 60);
 
-/// Resource Manager.
+/// A client of Resource Manager with our identity.
 #[derive(Debug)]
 pub(super) struct ResourceManager {
     http: Client,
@@ -40,13 +40,13 @@ pub(super) struct ResourceManager {
     identity: Arc<Identity>,
 }
 
-/// Where to see how an operation goes on.
+/// The addresses that report on a running operation.
 #[derive(Debug)]
 pub(super) struct Operation {
     what: String,
-    /// Says how it is going, with the error if it failed.
+    /// Answers with a status, and with the error if the operation failed.
     status: Option<Url>,
-    /// Answers 202 until it has ended.
+    /// Answers 202 until the operation has ended.
     location: Option<Url>,
     after: Option<Duration>,
 }
@@ -71,7 +71,7 @@ impl Answer {
     }
 }
 
-/// Ever longer pauses between looks at something, for as long as it may take.
+/// Growing pauses between looks at an operation, within a limit.
 #[derive(Clone, Copy)]
 pub(super) struct Pace {
     next: Duration,
@@ -88,13 +88,13 @@ impl Pace {
         }
     }
 
-    /// Pauses, at least as long as the server wishes, or fails when it has been long enough.
-    pub(super) async fn pause(&mut self, what: &str, wish: Option<Duration>) -> Result<(), Error> {
+    /// Pauses at least as long as the server asks for, or fails once the limit is over.
+    pub(super) async fn pause(&mut self, what: &str, asked: Option<Duration>) -> Result<(), Error> {
         let now = Instant::now();
         if now >= self.end {
             return Err(Error::unfinished(what, self.limit));
         }
-        let pause = wish.map_or(self.next, |wish| wish.max(self.next));
+        let pause = asked.map_or(self.next, |asked| asked.max(self.next));
         tokio::time::sleep_until((now + pause).min(self.end)).await;
         self.next = self.next.mul_f32(1.5).min(LONGEST_PAUSE);
         Ok(())
@@ -110,7 +110,7 @@ impl ResourceManager {
         }
     }
 
-    /// A document, if it is there.
+    /// A document, if it exists.
     pub(super) async fn get(&self, what: &str, path: &str, query: &[(&str, &str)]) -> Result<Option<Value>, Error> {
         let url = self.url(path, query);
         let get = || async {
@@ -147,15 +147,15 @@ impl ResourceManager {
         Ok(elements)
     }
 
-    /// Puts a document: one try.
+    /// Puts a document, once.
     pub(super) async fn put(&self, what: &str, path: &str, body: &Value) -> Result<Operation, Error> {
         let answer = self.call(what, Method::PUT, self.url(path, &[]), Some(body)).await?;
         self.operation(what, &answer.headers)
     }
 
-    /// Puts a document until it is there. An answer that was lost, and somebody who was faster, are settled by looking:
-    /// `will_do` says whether that is it, and no operation is known then, or fails if `body` must not be put over it.
-    pub(super) async fn make(
+    /// Puts a document until it exists. After a lost answer or a conflict, a look settles the outcome: `will_do` accepts what
+    /// was found (no operation is known then), or fails if `body` must not overwrite it.
+    pub(super) async fn ensure(
         &self,
         what: &str,
         path: &str,
@@ -171,7 +171,7 @@ impl ResourceManager {
             let Some(wait) = waits.after(error.class()) else {
                 return Err(error);
             };
-            tracing::debug!(%error, wait_ms = wait.as_millis(), "looking whether it happened all the same");
+            tracing::debug!(%error, wait_ms = wait.as_millis(), "reading whether the lost request took effect");
             tokio::time::sleep(wait).await;
             if will_do(self.get(what, path, &[]).await?)? {
                 return Ok(None);
@@ -179,7 +179,7 @@ impl ResourceManager {
         }
     }
 
-    /// Deletes a document and waits for that. One that is not there is no error.
+    /// Deletes a document and waits for the end of the deletion. A missing document is no error.
     pub(super) async fn delete(&self, what: &str, path: &str) -> Result<(), Error> {
         let url = self.url(path, &[]);
         let delete = || self.call_if_there(what, Method::DELETE, &url);
@@ -192,7 +192,7 @@ impl ResourceManager {
         }
     }
 
-    /// Waits for the end of an operation. One that Azure has forgotten has ended; what it left must be looked at in any
+    /// Waits for the end of an operation. An operation that Azure has forgotten has ended. The caller reads the result in any
     /// case.
     pub(super) async fn finish(&self, operation: Operation, mut pace: Pace) -> Result<(), Error> {
         let Operation {
@@ -210,7 +210,7 @@ impl ResourceManager {
             pace.pause(&what, after).await?;
             let look = || async {
                 match self.call_if_there(&what, Method::GET, &url).await {
-                    // A refusal is how the second form tells of a failure.
+                    // The `Location` form reports a failure as a refusal.
                     Err(error) if !says_status && is_outcome(&error) => Ok(Err(error)),
                     answer => answer.map(Ok),
                 }
@@ -253,7 +253,7 @@ impl ResourceManager {
         {
             let mut pairs = url.query_pairs_mut();
             pairs.clear();
-            // Other services behind the same door have versions of their own.
+            // Other services at the same endpoint have API versions of their own.
             if !query.iter().any(|(name, _)| *name == "api-version") {
                 pairs.append_pair("api-version", API_VERSION);
             }
@@ -262,7 +262,7 @@ impl ResourceManager {
         url
     }
 
-    /// A link in an answer. Our token goes nowhere else.
+    /// A link in an answer. Our token is sent to no other server.
     fn ours(&self, what: &str, link: &str) -> Result<Url, Error> {
         match self.endpoint.join(link) {
             Ok(url) if url.origin() == self.endpoint.origin() => Ok(url),
@@ -270,7 +270,7 @@ impl ResourceManager {
         }
     }
 
-    /// One call about something that may be missing.
+    /// One call about a resource that may be missing.
     async fn call_if_there(&self, what: &str, method: Method, url: &Url) -> Result<Option<Answer>, Error> {
         match self.call(what, method, url.clone(), None).await {
             Err(error) if error.status() == Some(404) && error.class() != Class::Everything => Ok(None),
@@ -310,7 +310,7 @@ impl ResourceManager {
     }
 }
 
-/// Whether an error is the operation's own, and not one of looking at it.
+/// The error is the operation's own, not one of reading its state.
 fn is_outcome(error: &Error) -> bool {
     matches!(error.status(), Some(400 | 402 | 409..=412 | 422))
 }

@@ -1,8 +1,8 @@
-//! Who we are to Azure: [tokens](https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow)
+//! Our identity: [tokens](https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow)
 //! for a client secret, or for a federated assertion.
 //!
-//! One request, written here: the SDK's own credentials insist on an authority with https, so nothing on loopback could
-//! stand in for it.
+//! The request is written here because the SDK's own credentials insist on an authority with https, so nothing on loopback
+//! could stand in for it.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,9 +21,9 @@ use crate::base::http;
 use crate::base::retry::Policy;
 use crate::config::azure::{Credentials, Proof};
 
-/// Tokens for Resource Manager.
+/// The scope of tokens for Resource Manager.
 pub(super) const RESOURCE_MANAGER: &str = "https://management.azure.com/.default";
-/// Tokens for blobs.
+/// The scope of tokens for blobs.
 pub(super) const STORAGE: &str = "https://storage.azure.com/.default";
 /// A token is renewed this long before its end, or in the last quarter of a short life.
 const MARGIN: Duration = Duration::from_secs(300);
@@ -31,7 +31,7 @@ const MARGIN: Duration = Duration::from_secs(300);
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// The lifetime of a token whose issuer states none.
 const UNSAID_LIFETIME: Duration = Duration::from_secs(300);
-/// How an assertion is to be read
+/// The type of a federated assertion
 /// ([RFC 7523](https://www.rfc-editor.org/rfc/rfc7523#section-2.2)).
 const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
@@ -96,12 +96,12 @@ impl Identity {
         }
     }
 
-    /// What the environment says about the account.
+    /// The credentials from the environment.
     pub(super) fn credentials(&self) -> &Credentials {
         &self.credentials
     }
 
-    /// How long the credentials are good, in a few words. Entra tells applications nothing about their own secrets.
+    /// The end of the credentials' life, in a few words. Entra tells applications nothing about their own secrets.
     pub(super) fn lifetime(&self) -> String {
         match &self.credentials.proof {
             Proof::Secret(_) => format!(
@@ -111,8 +111,8 @@ impl Identity {
             Proof::TokenFile(path) => {
                 let assertion = std::fs::read_to_string(path).ok();
                 match assertion.as_deref().and_then(expiry) {
-                    Some(expiry) => format!("the federated token is good until {expiry}"),
-                    None => "the federated token does not say how long it is good".to_owned(),
+                    Some(expiry) => format!("the federated token is valid until {expiry}"),
+                    None => "the federated token does not state its expiry".to_owned(),
                 }
             }
         }
@@ -159,7 +159,7 @@ impl Identity {
         Ok(header)
     }
 
-    /// A token was refused that should have been good.
+    /// Drops a token that was refused before its time, so that the next call asks for another one.
     pub(super) async fn forget(&self, scope: &'static str, refused: &HeaderValue) {
         let tokens = &mut self.state.lock().await.tokens;
         if tokens.get(scope).is_some_and(|token| token.header == refused) {
@@ -244,15 +244,15 @@ fn lifetime(expires_in: &serde_json::Value) -> Duration {
     })
 }
 
-/// When a [JWT](https://www.rfc-editor.org/rfc/rfc7519#section-4.1.4) expires. Whether it is genuine is not for us to say.
+/// The expiry of a [JWT](https://www.rfc-editor.org/rfc/rfc7519#section-4.1.4). Its signature is not checked.
 fn expiry(token: &str) -> Option<Timestamp> {
     let claims = BASE64URL_NOPAD.decode(token.split('.').nth(1)?.as_bytes()).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
     Timestamp::from_second(claims["exp"].as_i64()?).ok()
 }
 
-/// What the authority said, and
-/// [what its codes](https://learn.microsoft.com/entra/identity-platform/reference-error-codes) mean to an operator.
+/// The authority's refusal as an error, with advice by its
+/// [code](https://learn.microsoft.com/entra/identity-platform/reference-error-codes).
 fn refused(client: &str, status: u16, refusal: &Refusal, after: Option<Duration>) -> Error {
     let code = refusal.error_codes.first().copied().unwrap_or_default();
     let advice = match code {
@@ -260,7 +260,9 @@ fn refused(client: &str, status: u16, refusal: &Refusal, after: Option<Duration>
         7_000_215 => "; check AZURE_SECRET: it must be the secret's value, not its id",
         700_016 => "; check AZURE_CLIENT_ID and AZURE_TENANT",
         90_002 => "; check AZURE_TENANT",
-        700_024 => "; the federated token has expired: whoever writes AZURE_FEDERATED_TOKEN_FILE has stopped doing so",
+        700_024 => {
+            "; the federated token has expired: the service that writes AZURE_FEDERATED_TOKEN_FILE no longer renews it"
+        }
         70_021 | 700_211 | 700_212 | 700_213 => {
             "; the application has no federated credential that fits AZURE_FEDERATED_TOKEN_FILE"
         }
@@ -269,7 +271,7 @@ fn refused(client: &str, status: u16, refusal: &Refusal, after: Option<Duration>
     let said = match (&*refusal.error_description, &*refusal.error) {
         ("", "") => format!("the authority answered {status}"),
         ("", error) => quote(error),
-        // What follows is numbers for Microsoft's support.
+        // The rest is numbers for Microsoft's support.
         (description, _) => {
             let first = description.lines().next().unwrap_or_default();
             quote(first.split(" Trace ID:").next().unwrap_or_default())
@@ -292,10 +294,10 @@ mod tests {
     use crate::base::failure::Class;
 
     #[test]
-    fn a_federated_token_may_tell_its_end() {
+    fn a_federated_token_may_state_its_expiry() {
         let token = |claims: &str| format!("e30.{}.c2ln\n", BASE64URL_NOPAD.encode(claims.as_bytes()));
-        let told = expiry(&token(r#"{"exp": 1761523200, "sub": "x"}"#));
-        assert_eq!(told, "2025-10-27T00:00:00Z".parse().ok());
+        let found = expiry(&token(r#"{"exp": 1761523200, "sub": "x"}"#));
+        assert_eq!(found, "2025-10-27T00:00:00Z".parse().ok());
         for odd in [
             "",
             "a.b.c",
@@ -323,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_secret_is_told_and_needs_an_operator() {
+    fn an_expired_secret_is_reported_and_needs_an_operator() {
         let refusal = Refusal {
             error: "invalid_client".to_owned(),
             error_description: "AADSTS7000222: The keys are expired.\r\nTrace ID: 1\r\nTimestamp: now".to_owned(),

@@ -189,6 +189,13 @@ impl AzureProvider {
         if is_done(version) {
             return Ok(());
         }
+        if let Some(reason) = version.hands_off() {
+            return Err(Error::HandsOff {
+                name: slot.name(),
+                reason,
+            }
+            .into());
+        }
         slot.await_replication_status(version, wanted).await?;
         self.drop_failed(job, version, wanted, reasons).await?;
         if version.is_busy() || is_done(version) {

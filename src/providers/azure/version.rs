@@ -14,10 +14,9 @@ use serde_json::{Map, Value, json};
 use super::error::Error;
 use crate::base::failure::quote;
 use crate::config::azure::canonical;
-use crate::model::mark::{Mark, OWNER};
+use crate::model::mark::Mark;
+use crate::providers::ownership::{Comparison, HandsOff, compare, hands_off};
 
-/// The value of the tag `delete` that forbids any deletion.
-const NEVER: &str = "never";
 /// The members of a publishing profile that a request may have. Azure refuses members that only its answers have.
 const PROFILE: [&str; 7] = [
     "targetRegions",
@@ -115,9 +114,10 @@ impl Version {
         Mark::decode("", &self.tags())
     }
 
-    /// Why only the owner may delete the version.
-    pub(super) fn hands_off(&self) -> Option<String> {
-        hands_off(&self.tags())
+    /// Why the program must neither change nor delete the version.
+    pub(super) fn hands_off(&self) -> Option<HandsOff> {
+        let tags = self.tags();
+        hands_off(&tags, tags.get("owner").map(String::as_str))
     }
 
     /// Checks that this is the image to be published. The previous service left no mark; its versions are known by name.
@@ -126,19 +126,22 @@ impl Version {
     ///
     /// Another owner, or another content.
     pub(super) fn fits(&self, mark: &Mark) -> Result<(), Error> {
-        if let Some(owner) = other_owner(&self.tags()) {
-            return Err(Error::Owned {
+        let tags = self.tags();
+        let tag = |name: &str| tags.get(name).map(String::as_str);
+        // Tags without a compose are not the program's mark, whatever else they say.
+        let found = self.mark().and_then(|mark| mark.image_sha256);
+        let expected = mark.image_sha256.clone().unwrap_or_default();
+        match compare(tag("owner"), found.as_deref(), &expected) {
+            Comparison::Same => Ok(()),
+            Comparison::Foreign(owner) => Err(Error::Owned {
                 name: self.name.clone(),
                 owner,
-            });
-        }
-        match self.mark().and_then(|found| found.image_sha256) {
-            Some(found) if Some(&found) != mark.image_sha256.as_ref() => Err(Error::Taken {
+            }),
+            Comparison::OtherContent(found) => Err(Error::Taken {
                 name: self.name.clone(),
                 found,
-                expected: mark.image_sha256.clone().unwrap_or_default(),
+                expected,
             }),
-            _ => Ok(()),
         }
     }
 
@@ -293,20 +296,6 @@ impl Version {
     }
 }
 
-/// Why a thing with these tags may be deleted by its owner only: another owner, or `delete=never` in any case.
-pub(super) fn hands_off(tags: &BTreeMap<String, String>) -> Option<String> {
-    if let Some(owner) = other_owner(tags) {
-        return Some(format!("it belongs to {owner}"));
-    }
-    let delete = tags.get("delete")?;
-    let never = delete.trim().eq_ignore_ascii_case(NEVER);
-    never.then(|| format!("it is tagged delete={delete}"))
-}
-
-fn other_owner(tags: &BTreeMap<String, String>) -> Option<String> {
-    tags.get("owner").filter(|owner| *owner != OWNER).cloned()
-}
-
 fn replica_is(replica: &Value, state: &str) -> bool {
     replica["state"]
         .as_str()
@@ -334,6 +323,7 @@ pub(super) fn region_of(target: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::mark::OWNER;
 
     fn version(state: &str, targets: &[&str], summary: &[(&str, &str)]) -> Version {
         let targets: Vec<_> = targets

@@ -1,4 +1,4 @@
-//! What goes wrong, by the name of the call, and what was called.
+//! Faults by the name of the call, and the record of calls.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Fake, reply};
 
-/// What goes wrong with one call.
+/// The fault of one call.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// 403: not permitted.
@@ -30,14 +30,14 @@ pub enum Fault {
     Answer(fn(&mut u16, &mut Value)),
 }
 
-/// One call.
+/// One recorded call.
 #[derive(Clone, Debug)]
 pub struct Call {
     /// `PUT version`, `LIST versions`, `POST token`, …
     pub name: String,
     /// The path without its first slash.
     pub path: String,
-    /// What was, or would have been, answered.
+    /// The status that was, or would have been, answered.
     pub status: u16,
     /// When, by the clock of the test, which may be wound forward.
     pub at: Instant,
@@ -46,7 +46,7 @@ pub struct Call {
 pub(super) struct Planned {
     call: String,
     fault: Fault,
-    /// Calls that go well before.
+    /// Calls that succeed before it.
     before: usize,
     left: usize,
 }
@@ -63,7 +63,7 @@ impl Planned {
 }
 
 impl Fault {
-    /// The answer of faults that answer before anything is done.
+    /// The answer of a fault that replaces the call.
     pub(super) fn instead(&self) -> Option<Response> {
         let error = |status, code: &str| {
             let body = json!({"error": {"code": code, "message": "a test wants it so"}});
@@ -128,7 +128,7 @@ pub(super) async fn changed(response: Response, change: fn(&mut u16, &mut Value)
     Response::from_parts(parts, body)
 }
 
-/// The answer, less its end.
+/// The answer, cut off before its end.
 pub(super) fn cut(response: Response) -> Response {
     let (mut parts, _) = response.into_parts();
     parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(1000));

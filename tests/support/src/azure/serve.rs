@@ -1,4 +1,4 @@
-//! Which request is about what.
+//! Dispatches requests by their path.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,10 +16,10 @@ use super::{
     version,
 };
 
-/// Nothing a client sends is larger.
+/// Upper bound on a request's body.
 const BODY: usize = 1 << 20;
 
-/// What a request is about.
+/// The subject of a request.
 enum Subject {
     Token(String),
     Gallery(String),
@@ -109,7 +109,7 @@ pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
     }
 }
 
-/// Whether the blob that a version was imported from still exists, for a change of that version.
+/// For a change of a version: the blob that it was imported from still exists.
 async fn has_source(shared: &Arc<Shared>, method: &Method, subject: &Subject) -> bool {
     let (&Method::PUT, Subject::Version(key), Some(blobs)) = (method, subject, &shared.blobs) else {
         return true;

@@ -20,7 +20,7 @@ use super::{
     rules::{check, check_change, check_disk, check_name, target_names},
 };
 
-/// A version and how far it is.
+/// A version, its import, and its replicas.
 pub(super) struct Version {
     id: String,
     name: String,
@@ -52,9 +52,9 @@ struct Replica {
 pub(super) enum Ending {
     Completed,
     Failed,
-    /// Nobody says how.
+    /// It ends without a status.
     Unsaid,
-    /// It goes on for ever.
+    /// It never ends.
     Never,
 }
 
@@ -118,7 +118,7 @@ impl Version {
         }
     }
 
-    /// Why it is not good.
+    /// The error of a failed version.
     pub(super) fn error(&self) -> Option<(&'static str, String)> {
         if let Import::Failed(code, message) = &self.import {
             return Some((code, message.clone()));
@@ -180,7 +180,7 @@ impl Version {
 }
 
 impl Fake {
-    /// Removes what was deleted long enough ago.
+    /// Forgets versions that were deleted long enough ago.
     pub(super) fn settle(&mut self) {
         let now = Instant::now();
         let gone = |version: &Version| version.deleted.is_some_and(|at| now >= at);
@@ -309,8 +309,8 @@ impl Fake {
         Ok((self.begun(status, key, Some(&shown)), import))
     }
 
-    /// Begins what is new, and ends what is not wanted any more. The version's own region, which cannot be taken out, is
-    /// tried again if it has failed.
+    /// Starts replication to new regions, and drops regions that are no longer targets. The version's own region, which cannot
+    /// be dropped, is tried again if it failed.
     fn replicate(&mut self, key: &str, wanted: &[String], home: &str) {
         let Some(version) = self.versions.get_mut(key) else {
             return;
@@ -353,7 +353,7 @@ impl Fake {
         Ok(self.begun(202, key, None))
     }
 
-    /// What was read, or why nothing was.
+    /// Ends an import with the bytes that were read, or with an error.
     pub(super) fn end_import(&mut self, key: &str, imported: Result<Vec<u8>, (&'static str, String)>) {
         let Some(version) = self.versions.get_mut(key) else {
             return;
@@ -368,7 +368,7 @@ impl Fake {
     }
 }
 
-/// Reads the blob, and looks whether it is a disk.
+/// Reads the blob and checks that it is a disk.
 pub(super) async fn import(shared: Arc<Shared>, blobs: Reader, key: String, uri: String) {
     let pause = shared.lock().times.import;
     tokio::time::sleep(pause).await;
