@@ -5,6 +5,7 @@
 /// What every program of this kind needs: failures by what can be done about them, retries, HTTP, metrics. Knows no images.
 pub mod base {
     pub mod failure;
+    pub mod health;
     pub mod http;
     pub mod metrics;
     pub mod progress;

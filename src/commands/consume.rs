@@ -6,8 +6,9 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 
 use super::exit::{Stop, no_problems};
-use super::monitoring::{self, Health};
+use super::monitoring;
 use super::setup::{Assembled, assemble, stop_signal};
+use crate::base::health::Health;
 use crate::base::metrics;
 use crate::base::progress::Board;
 use crate::config::{Config, Environment};

@@ -192,7 +192,7 @@ pub fn summary(report: &Report) -> String {
             table.add_row([std::mem::take(&mut name), std::mem::take(&mut outcome), location, id]);
         }
     }
-    for broken in report.broken.iter().filter(|broken| is_elsewhere(broken, report)) {
+    for broken in report.problems.iter().filter(|broken| is_elsewhere(broken, report)) {
         let name = broken.deliverable.clone().unwrap_or_else(|| report.compose.clone());
         table.add_row([
             name,

@@ -130,12 +130,12 @@ impl Pipeline {
         let prepared = match self.prepare(request, options.only.as_ref()).await {
             Ok(prepared) => prepared,
             Err(failure) => {
-                report.broken.push(Problem::compose(&failure));
+                report.problems.push(Problem::compose(&failure));
                 return report;
             }
         };
         for refused in prepared.selection.refused {
-            report.broken.push(Problem::compose(&refused.into()));
+            report.problems.push(Problem::compose(&refused.into()));
         }
         let deliverables = &prepared.selection.deliverables;
         let work = deliverables.iter().map(|deliverable| {
@@ -145,7 +145,7 @@ impl Pipeline {
         });
         for (published, broken) in join_all(work).await {
             report.published.push(published);
-            report.broken.extend(broken);
+            report.problems.extend(broken);
         }
         report
     }

@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use uuid::Uuid;
 
 use crate::base::failure::{Class, Disposition, Failure};
+use crate::base::health::{Health, Trouble};
+use crate::base::metrics;
 use crate::messaging::message::Request;
 use crate::model::outcome::{Origin, Place, Superseded};
 use crate::model::select::Deliverable;
@@ -21,7 +23,7 @@ pub struct Report {
     /// What is live now.
     pub published: Vec<Published>,
     /// What failed.
-    pub broken: Vec<Problem>,
+    pub problems: Vec<Problem>,
     conf: PathBuf,
     arguments: Vec<String>,
     locations: BTreeSet<String>,
@@ -172,7 +174,7 @@ impl Report {
         Self {
             compose: request.compose.to_string(),
             published: Vec::new(),
-            broken: Vec::new(),
+            problems: Vec::new(),
             conf: conf.to_owned(),
             arguments,
             locations: task.locations.clone().unwrap_or_default(),
@@ -182,9 +184,9 @@ impl Report {
     /// What becomes of the deliveries that asked for it.
     #[must_use]
     pub fn disposition(&self) -> Disposition {
-        if self.broken.is_empty() {
+        if self.problems.is_empty() {
             Disposition::Ack
-        } else if self.broken.iter().any(|broken| self.waits_for_mending(broken)) {
+        } else if self.problems.iter().any(|problem| self.waits_for_operator(problem)) {
             Disposition::Requeue
         } else {
             Disposition::Drop
@@ -193,21 +195,51 @@ impl Report {
 
     /// Whether nothing of it can be published until somebody mends something. One location of several that refuses is
     /// for `reconsume --location`: the others are done.
-    fn waits_for_mending(&self, broken: &Problem) -> bool {
+    fn waits_for_operator(&self, broken: &Problem) -> bool {
         let is_live = |published: &Published| {
             Some(&published.deliverable) == broken.deliverable.as_ref() && !published.places.is_empty()
         };
         broken.class == Class::Everything && (broken.location.is_none() || !self.published.iter().any(is_live))
     }
 
+    /// Counts the outcome. A compose that nothing can be published of until an operator fixes something is a trouble.
+    pub fn count(&self, health: &Health) {
+        let disposition = self.disposition();
+        let is_waiting = disposition == Disposition::Requeue;
+        for published in &self.published {
+            let is_live = !published.places.is_empty();
+            // Work that waits for an operator is repeated every half minute: only its changes count.
+            if !is_waiting || published.is_new() {
+                if is_live {
+                    health.count_published();
+                }
+                metrics::deliverable(published.outcome());
+            }
+            if self.problems.is_empty() && is_live {
+                metrics::succeeded(&published.release);
+                health.set_trouble(Trouble::Check, None);
+            }
+        }
+        for problem in self.problems.iter().filter(|_| !is_waiting) {
+            metrics::failed(problem.class);
+        }
+        if disposition != Disposition::Ack {
+            health.count_failed();
+        }
+        let cause = self.problems.iter().find(|problem| problem.class == Class::Everything);
+        let cause = cause.filter(|_| is_waiting);
+        let trouble = Trouble::Compose(self.compose.clone());
+        health.set_trouble(trouble, cause.map(|problem| format!("failed to {}", problem.what)));
+    }
+
     /// Writes what became of it to the log: once, whatever was tried before, and again only what is new.
     pub fn log(&self, told: &ReportLog) {
         self.log_published();
-        let new = told.new_failures(&self.broken);
+        let new = told.new_failures(&self.problems);
         for broken in &new {
             tracing::error!("{}", self.failure(broken));
         }
-        if new.is_empty() && !self.broken.is_empty() {
+        if new.is_empty() && !self.problems.is_empty() {
             tracing::warn!("not mended yet: {}", self.failures().join("; "));
         }
     }
@@ -238,7 +270,7 @@ impl Report {
                 tracing::info!(deliverable, outcome, places, "{deliverable}: {outcome} in {places}");
             }
         }
-        if self.published.is_empty() && self.broken.is_empty() {
+        if self.published.is_empty() && self.problems.is_empty() {
             tracing::info!("{} has nothing for this provider", self.compose);
         }
     }
@@ -246,7 +278,7 @@ impl Report {
     /// The failures as lines for people, each with the command that repairs it.
     #[must_use]
     pub fn failures(&self) -> Vec<String> {
-        self.broken.iter().map(|broken| self.failure(broken)).collect()
+        self.problems.iter().map(|broken| self.failure(broken)).collect()
     }
 
     fn failure(&self, broken: &Problem) -> String {

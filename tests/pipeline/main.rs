@@ -5,6 +5,7 @@
 mod advice;
 mod broker;
 mod load;
+mod locations;
 mod messages;
 mod metrics;
 mod world;

@@ -16,6 +16,8 @@ use tempfile::TempDir;
 /// Far more than anything here takes.
 pub const LONG: Duration = Duration::from_secs(60);
 pub const QUEUE: &str = "cloud-image-uploader-aws";
+/// The queue of [`World::keep_dead_letters`].
+pub const DEAD_LETTERS: &str = "dead";
 pub const COMPOSE: &str = "Fedora-Cloud-43-20260305.0";
 
 /// A broker, a served compose with an image for each architecture, and a place to publish to.
@@ -174,6 +176,16 @@ publish_amqp_messages = true
             retry_after: Some(seconds.to_string()),
         };
         self.files.fault(&Self::image_path(arch), fault, 1);
+    }
+
+    /// Keeps rejected messages in a queue of their own.
+    pub async fn keep_dead_letters(&self) {
+        self.admin.delete(QUEUE).await.unwrap();
+        let arguments = json!({"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD_LETTERS});
+        let keep = self.admin.declare(QUEUE, rabbit::COMPOSE_CHANGES, arguments);
+        keep.await.unwrap();
+        let letters = self.admin.declare(DEAD_LETTERS, "nothing.at.all", json!({}));
+        letters.await.unwrap();
     }
 
     /// Keeps every notification from now on, also while the broker is away.
