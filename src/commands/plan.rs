@@ -8,6 +8,7 @@ use super::arguments::{PlanFormat, Subject};
 use super::exit::Stop;
 use super::setup::{compose_client, print, releases, request, warn_of_pattern};
 use crate::base::failure::Failure;
+use crate::base::retry;
 use crate::config::Config;
 use crate::messaging::message::{Intent, Reason};
 use crate::messaging::notify::Notice;
@@ -29,7 +30,8 @@ pub async fn run(config: &Config, subject: &Subject, format: PlanFormat) -> Resu
             let hosts = &config.service.allowed_compose_hosts;
             request.location.within(hosts).map_err(Failure::from)?;
             let releases = releases(config)?;
-            let prepared = pipeline::prepare(&http, &releases, &config.provider, &request, only.as_ref()).await;
+            let prepare = pipeline::prepare(&http, &releases, &config.provider, &request, only.as_ref());
+            let prepared = retry::within(config.service.give_up_after, prepare).await;
             Plan::Compose(Box::new(prepared?))
         }
     };

@@ -199,10 +199,10 @@ impl Pipeline {
                 .saturating_sub(failing_since.map_or(Duration::ZERO, |since| since.elapsed()));
             let delays = course.announced.is_none() && !course.live.places.is_empty();
             let outcome = {
-                let mut round = pin!(async {
+                let mut round = pin!(waits.attempt(async {
                     metrics::during(Step::Wait, tokio::time::sleep(wait)).await;
                     self.round(compose, deliverable, &task).await
-                });
+                }));
                 tokio::select! {
                     outcome = &mut round => outcome,
                     () = tokio::time::sleep(patience), if delays => {

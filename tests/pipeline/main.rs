@@ -4,6 +4,7 @@
 
 mod advice;
 mod broker;
+mod budget;
 mod load;
 mod locations;
 mod messages;

@@ -29,7 +29,7 @@ use super::wait::Status;
 use super::wanted::{Made, Wanted};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::base::metrics;
-use crate::base::retry::Policy;
+use crate::base::retry::{self, Policy};
 use crate::images::source::{CHUNK, Content, Source};
 
 /// Volumes come in whole GiB.
@@ -203,7 +203,7 @@ async fn put_all(
             drop(permit);
             (index, sum)
         };
-        putting.spawn(put.in_current_span());
+        putting.spawn(retry::inherit(put.in_current_span()));
         while putting.len() >= requests {
             let Some(put) = putting.join_next().await else { break };
             keep(put)?;
