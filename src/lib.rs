@@ -69,6 +69,8 @@ pub mod gates {
 /// From a message to what is live and announced.
 pub mod publish {
     pub mod pipeline;
+    pub mod prepare;
+    mod progress;
     pub mod report;
     pub mod work;
 }

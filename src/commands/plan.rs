@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::messaging::message::{Intent, Reason};
 use crate::messaging::notify::Notice;
 use crate::model::select::{Deliverable, Only, Target};
-use crate::publish::pipeline::{self, Prepared};
+use crate::publish::prepare::{Prepared, prepare};
 use crate::publish::report::{Problem, Report};
 
 /// Prints what would be published, changing nothing.
@@ -30,7 +30,7 @@ pub async fn run(config: &Config, subject: &Subject, format: PlanFormat) -> Resu
             let hosts = &config.service.allowed_compose_hosts;
             request.location.within(hosts).map_err(Failure::from)?;
             let releases = releases(config)?;
-            let prepare = pipeline::prepare(&http, &releases, &config.provider, &request, only.as_ref());
+            let prepare = prepare(&http, &releases, &config.provider, &request, only.as_ref());
             let prepared = retry::within(config.service.give_up_after, prepare).await;
             Plan::Compose(Box::new(prepared?))
         }

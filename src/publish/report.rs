@@ -94,11 +94,11 @@ pub struct Problem {
 impl Published {
     /// `places` are where it is live.
     #[must_use]
-    pub fn new(deliverable: &Deliverable, places: Option<Vec<Place>>, superseded: Vec<Superseded>) -> Self {
+    pub fn new(deliverable: &Deliverable, places: Vec<Place>, superseded: Vec<Superseded>) -> Self {
         Self {
             deliverable: deliverable.name(),
             release: deliverable.release.name.clone(),
-            places: places.unwrap_or_default(),
+            places,
             superseded,
         }
     }

@@ -41,7 +41,7 @@ pub struct Work<T> {
     stopping: CancellationToken,
 }
 
-/// A compose id, and what becomes of its deliveries.
+/// A compose id, and the decision about its deliveries.
 type Outcome = (String, Disposition);
 
 /// One compose: at most one job runs, those with other locations wait for it to fail.
@@ -89,7 +89,7 @@ impl<T> Work<T> {
         let run = async move {
             tracing::info!("reading the compose at {location}");
             let options = Options {
-                told: log.clone(),
+                log: log.clone(),
                 ..Options::default()
             };
             let report = pipeline.run(&request, &options).await;

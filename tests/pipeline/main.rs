@@ -5,6 +5,7 @@
 mod advice;
 mod broker;
 mod budget;
+mod gates;
 mod health;
 mod load;
 mod locations;
