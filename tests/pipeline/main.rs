@@ -9,6 +9,7 @@ mod gates;
 mod health;
 mod load;
 mod locations;
+mod mail;
 mod messages;
 mod metrics;
 mod world;
