@@ -116,7 +116,7 @@ impl Published {
             ([], []) => "failed",
             ([], _) => "superseded",
             _ if self.is_new() => "published",
-            _ => "was there",
+            _ => "unchanged",
         }
     }
 }
