@@ -47,7 +47,7 @@ pub enum Count {
 }
 
 impl Health {
-    /// Records whether the broker delivers messages to this process. While it does, it is no trouble.
+    /// Records that the broker delivers messages to this process, or does not. While it does, it is no trouble.
     pub fn set_consuming(&self, consuming: bool) {
         self.consuming.store(consuming, Ordering::Relaxed);
         metrics::consuming(consuming);
@@ -66,7 +66,7 @@ impl Health {
         metrics::trouble(troubles.len());
     }
 
-    /// Whether a part of the daemon needs an operator.
+    /// True while a part of the daemon needs an operator.
     #[must_use]
     pub fn has_trouble(&self, of: &Trouble) -> bool {
         self.troubles().contains_key(of)
@@ -98,7 +98,7 @@ impl Health {
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The document of `/ready`, and whether the daemon is ready: whether it consumes.
+    /// The document of `/ready`, and `true` while the daemon is ready: while it consumes.
     #[must_use]
     pub fn ready(&self) -> (bool, Value) {
         let consuming = self.consuming.load(Ordering::Relaxed);

@@ -26,9 +26,9 @@ tokio::task_local! {
 /// How fast a transient failure is retried, and when that ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
-    /// No wait is longer, except where the server asks for it.
+    /// Upper bound on a wait, except where the server asks for a longer one.
     pub longest: Duration,
-    /// No attempt starts later than this after the first failure.
+    /// An attempt that would start later than this after the first failure is not made.
     pub give_up_after: Duration,
 }
 
@@ -40,7 +40,7 @@ impl Policy {
         give_up_after: Duration::from_secs(60),
     };
 
-    /// For the work on one deliverable.
+    /// For the rounds of one deliverable.
     #[must_use]
     pub fn work(give_up_after: Duration) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl Policy {
         }
     }
 
-    /// Starts counting with the first failure. `call` names it in metrics.
+    /// Time counts from the first failure. `call` names the retries in metrics.
     #[must_use]
     pub fn start(self, call: &'static str) -> Waits {
         Waits {
@@ -68,13 +68,13 @@ impl Policy {
     }
 
     /// Runs `attempt` until it succeeds, fails for good, or the policy gives up; the last error is returned then. `call`
-    /// names it in metrics.
+    /// names the retries in metrics.
     ///
     /// Only for calls that may be repeated after an unknown outcome.
     ///
     /// # Errors
     ///
-    /// What the last `attempt` returned.
+    /// The last error of `attempt`.
     pub async fn run<T, E, F>(
         self,
         call: &'static str,
@@ -107,7 +107,12 @@ impl Policy {
 
 /// Limits the retries inside `work` to `give_up_after`, each from its first failure.
 pub async fn within<F: Future>(give_up_after: Duration, work: F) -> F::Output {
-    Policy::work(give_up_after).start("command").attempt(work).await
+    let mut waits = Policy::work(give_up_after).start("command");
+    let output = waits.attempt(work).await;
+    if let Some(outside) = &waits.outside {
+        outside.spend(waits.spent_inside);
+    }
+    output
 }
 
 /// Takes the budget of this task along into a spawned one: `tokio::spawn(inherit(work))`.
@@ -209,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_permanent_failure_is_not_tried_again() {
+    fn a_permanent_failure_is_not_retried() {
         assert_eq!(Policy::CALL.start("test").after(Class::Deliverable), None);
         assert_eq!(Policy::CALL.start("test").after(Class::Everything), None);
     }
@@ -221,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_is_obeyed_unless_it_asks_too_much() {
+    fn a_retry_after_is_honored_within_the_budget() {
         let asked = |seconds| Class::Transient {
             after: Some(Duration::from_secs(seconds)),
         };

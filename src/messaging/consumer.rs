@@ -25,7 +25,7 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(5 * 60);
 /// Limits the settling of one delivery. An acknowledgement is written and has no answer. On a connection that breaks just
 /// then, the client library may wait for ever; nothing else would be done meanwhile, not even for a signal.
 const SETTLING: Duration = Duration::from_secs(5);
-/// Limits what is said to the broker at the end, since a silent broker must not hold up the end of the process.
+/// Limits the farewell to the broker: a silent one must not hold up the end of the process.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// The longest wait before reconnecting, so that a broker that is back is used soon.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ pub trait Jobs<T: 'static> {
     /// The number of composes in work.
     fn len(&self) -> usize;
 
-    /// Whether no compose is in work.
+    /// True while no compose is in work.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -138,9 +138,9 @@ pub async fn consume(
     let mut stop = pin!(stop);
     let mut waits = reconnect_backoff();
     let mut epoch = 0;
-    // Since when the broker refuses what it granted before.
+    // The start of the broker's refusal of permissions that it granted before.
     let mut refused_since: Option<Instant> = None;
-    // Whether the broker ever granted consuming.
+    // True once the broker granted consuming.
     let mut consumed = false;
     let mut current = None;
     loop {
@@ -347,7 +347,7 @@ fn intent(delivery: &Delivery) -> Result<Intent, crate::messaging::message::Erro
             AMQPValue::LongInt(value) => Some(i64::from(*value)),
             AMQPValue::LongUInt(value) => Some(i64::from(*value)),
             AMQPValue::LongLongInt(value) => Some(*value),
-            // Another type is as good as none: the existing client tolerates what is missing.
+            // A header of another type counts as missing, which the existing client tolerates.
             _ => None,
         }
     });

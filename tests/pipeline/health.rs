@@ -1,4 +1,4 @@
-//! `/ready` says what is wrong before the first message fails of it, and no longer than it is.
+//! `/ready` reports a trouble before the first message fails of it, and no longer than it lasts.
 
 use std::fs;
 
