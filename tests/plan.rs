@@ -15,7 +15,7 @@ use cloud_image_uploader::messaging::notify::Notice;
 use cloud_image_uploader::model::compose::release::Releases;
 use cloud_image_uploader::model::compose::{Compose, ComposeId, Family, Image, NotOurs};
 use cloud_image_uploader::model::select::{Target, select};
-use cloud_image_uploader::publish::pipeline;
+use cloud_image_uploader::publish::prepare::prepare;
 use serde_json::{Value, json};
 
 fn fixtures() -> PathBuf {
@@ -48,7 +48,7 @@ async fn plan(provider_name: &str, compose: &str, label: Option<&str>) -> Value 
         origin: Origin::Message(String::new()),
     };
     let http = http::client().unwrap();
-    let prepared = pipeline::prepare(&http, &releases(), &provider(provider_name), &request, None).await;
+    let prepared = prepare(&http, &releases(), &provider(provider_name), &request, None).await;
     Plan::Compose(Box::new(prepared.unwrap())).json()
 }
 

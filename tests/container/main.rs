@@ -9,4 +9,5 @@ mod hostile;
 mod permissions;
 mod publish;
 mod tags;
+mod trust;
 mod world;
