@@ -16,6 +16,8 @@ pub mod base {
 /// Composes, images, and what becomes of them under which names. No I/O.
 pub mod model {
     pub mod compose;
+    pub mod mark;
+    pub mod outcome;
     pub mod select;
 }
 
@@ -48,6 +50,8 @@ pub mod providers {
     pub mod aws;
     #[cfg(feature = "azure")]
     pub mod azure;
+    pub mod call;
+    pub mod connect;
     #[cfg(feature = "container")]
     pub mod container;
     pub mod contract;
@@ -55,6 +59,12 @@ pub mod providers {
     pub mod gcp;
     #[cfg(feature = "local")]
     pub mod local;
+    pub mod ownership;
+}
+
+/// Between stage and release: what a deliverable has to pass before users see it.
+pub mod gates {
+    pub mod gate;
 }
 
 /// From a message to what is live and announced.
@@ -64,12 +74,23 @@ pub mod publish {
     pub mod work;
 }
 
+/// An image's life after its publication.
+pub mod lifecycle {
+    pub mod run;
+}
+
 /// The command line.
 pub mod commands {
     pub mod arguments;
+    pub mod check;
+    pub mod clean_up;
+    pub mod consume;
+    pub mod exit;
     pub mod monitoring;
     pub mod package_files;
     pub mod plan;
+    pub mod reconsume;
+    pub mod setup;
     pub mod telemetry;
 }
 

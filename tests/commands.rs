@@ -13,7 +13,7 @@ use cloud_image_uploader::messaging::message::{Origin, Request};
 use cloud_image_uploader::messaging::notify::Notice;
 use cloud_image_uploader::model::compose::ComposeId;
 use cloud_image_uploader::model::compose::release::Releases;
-use cloud_image_uploader::providers::contract::{self, Place};
+use cloud_image_uploader::model::outcome::{self, Place};
 use cloud_image_uploader::publish::pipeline;
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, xz};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
@@ -309,7 +309,7 @@ async fn notices_are_valid_under_the_existing_schemas() {
             let place = |location: &String| Place {
                 location: location.clone(),
                 id: format!("id-in-{location}"),
-                origin: contract::Origin::Created,
+                origin: outcome::Origin::Created,
             };
             let places: Vec<_> = deliverable.locations.iter().map(place).collect();
             let outgoing = Notice::of(&deliverable, &places).outgoing();

@@ -35,11 +35,12 @@ use self::client::{Clients, Region};
 use self::error::Error;
 use self::stage::{Lacking, Stage};
 use self::wanted::Wanted;
-use super::contract::{Failed, Finding, Origin, Place, Provider, Publication, Staged, Task, in_order};
+use super::contract::{Finding, Publish, Task};
 use crate::base::failure::Failure;
 use crate::config::Environment;
 use crate::config::aws::{Aws, SnapshotMethod};
 use crate::images::source::CHUNK;
+use crate::model::outcome::{Failed, Origin, Outcome, Place};
 use crate::model::select::Deliverable;
 
 /// What all images together hold of parts and blocks on their way to AWS, besides `buffer_memory`. Enough for two images at
@@ -82,12 +83,12 @@ impl AwsProvider {
 }
 
 #[async_trait]
-impl Provider for AwsProvider {
+impl Publish for AwsProvider {
     async fn check(&self) -> Vec<Finding> {
         check::check(&self.section, self.clients().await).await
     }
 
-    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure> {
+    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
         let wanted = &Wanted::of(deliverable, &self.section)?;
         let clients = self.clients().await;
         let looks = deliverable.locations.iter().map(|location| async move {
@@ -97,7 +98,7 @@ impl Provider for AwsProvider {
             };
             (location, looked)
         });
-        let (mut staged, mut lacking, mut finished) = (Staged::default(), Vec::new(), Vec::new());
+        let (mut staged, mut lacking, mut finished) = (Outcome::default(), Vec::new(), Vec::new());
         let mut taken = None;
         for (location, looked) in join_all(looks).await {
             match looked {
@@ -156,19 +157,14 @@ impl Provider for AwsProvider {
                 staged.failed.extend(failures);
             }
         }
-        in_order(&mut staged.places, deliverable);
+        staged.sort(deliverable);
         Ok(staged)
     }
 
-    async fn release(&self, deliverable: &Deliverable, staged: Staged, task: &Task) -> Result<Publication, Failure> {
+    async fn release(&self, deliverable: &Deliverable, staged: Outcome, task: &Task) -> Result<Outcome, Failure> {
         let clients = self.clients().await;
-        let mut publication = Publication {
-            places: Vec::new(),
-            superseded: staged.superseded,
-            failed: staged.failed,
-            unseen: staged.unseen,
-        };
-        let releases = staged.places.into_iter().map(|place| async move {
+        let (mut publication, staged) = Outcome::without_places(staged);
+        let releases = staged.into_iter().map(|place| async move {
             let released = match clients.region(&place.location) {
                 Ok(region) => self.release_place(region, &place, deliverable, task).await,
                 Err(error) => Err(error),
@@ -189,7 +185,7 @@ impl Provider for AwsProvider {
                 }
             }
         }
-        in_order(&mut publication.places, deliverable);
+        publication.sort(deliverable);
         Ok(publication)
     }
 }

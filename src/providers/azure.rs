@@ -38,15 +38,13 @@ use self::gallery::Gallery;
 use self::identity::Identity;
 use self::slot::Slot;
 use self::version::Version;
-use super::contract::{Failed, Finding, Origin, Place, Provider, Publication, Retired, Staged, Task};
+use super::contract::{Finding, Publish, Retire, Retired, Task};
 use crate::base::failure::{Class, Failure};
 use crate::base::http;
 use crate::config::Environment;
 use crate::config::azure::{Azure, canonical};
+use crate::model::outcome::{Failed, Outcome, Place};
 use crate::model::select::{Deliverable, Target};
-
-/// A version is announced after the retention policy has run, so that gets no longer than this; the next run does the rest.
-const UPKEEP_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// Publishes to a compute gallery.
 #[derive(Debug)]
@@ -104,7 +102,7 @@ impl AzureProvider {
 }
 
 #[async_trait]
-impl Provider for AzureProvider {
+impl Publish for AzureProvider {
     async fn check(&self) -> Vec<Finding> {
         check::findings(
             &self.section,
@@ -116,7 +114,7 @@ impl Provider for AzureProvider {
         .await
     }
 
-    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure> {
+    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
         let slot = self.slot(deliverable)?;
         let staged = self.bring(slot, deliverable, task).await;
         if staged
@@ -128,14 +126,10 @@ impl Provider for AzureProvider {
         staged
     }
 
-    async fn release(&self, deliverable: &Deliverable, staged: Staged, task: &Task) -> Result<Publication, Failure> {
+    async fn release(&self, deliverable: &Deliverable, staged: Outcome, task: &Task) -> Result<Outcome, Failure> {
         let slot = self.slot(deliverable)?;
-        let mut publication = Publication {
-            failed: staged.failed,
-            unseen: staged.unseen,
-            ..Publication::default()
-        };
-        if staged.places.is_empty() {
+        let (mut publication, staged) = Outcome::without_places(staged);
+        if staged.is_empty() {
             return Ok(publication);
         }
         let version = slot.look().await?;
@@ -147,7 +141,7 @@ impl Provider for AzureProvider {
             ),
             None => format!("/{}", slot.path()),
         };
-        for place in staged.places {
+        for place in staged {
             if complete.contains(&canonical(&place.location)) {
                 publication.places.push(Place {
                     id: id.clone(),
@@ -168,14 +162,23 @@ impl Provider for AzureProvider {
         if !publication.places.is_empty() {
             self.remove_blob(slot, deliverable).await;
         }
-        if publication.places.iter().any(|place| place.origin == Origin::Created) {
-            self.upkeep(slot).await;
-        }
         Ok(publication)
     }
+}
 
+#[async_trait]
+impl Retire for AzureProvider {
     async fn clean_up(&self, dry_run: bool) -> Result<Retired, Failure> {
-        self.retire(&[], dry_run).await
+        let _cleaning = self.cleaning.lock().await;
+        let policy = clean_up::Policy {
+            unmarked: self.section.clean_up_unmarked,
+            now: Timestamp::now(),
+        };
+        clean_up::run(&self.gallery, policy, &[], dry_run).await
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        None
     }
 }
 
@@ -193,25 +196,6 @@ impl AzureProvider {
             | Target::Disk { .. }
             | Target::Layout { .. } => Err(Error::NotAVersion(deliverable.name())),
         }
-    }
-
-    /// The retention policy after a new image. It never spoils its publication.
-    async fn upkeep(&self, slot: Slot<'_>) {
-        let made = [(slot.definition, slot.version)];
-        match tokio::time::timeout(UPKEEP_LIMIT, self.retire(&made, false)).await {
-            Ok(Ok(retired)) => retired.warn(),
-            Ok(Err(failure)) => tracing::warn!("no old version is removed: failed to {failure}"),
-            Err(_) => tracing::warn!("removing old versions takes long; the next run goes on with it"),
-        }
-    }
-
-    async fn retire(&self, made: &[(&str, &str)], dry_run: bool) -> Result<Retired, Failure> {
-        let _cleaning = self.cleaning.lock().await;
-        let policy = clean_up::Policy {
-            unmarked: self.section.clean_up_unmarked,
-            now: Timestamp::now(),
-        };
-        clean_up::run(&self.gallery, policy, made, dry_run).await
     }
 }
 

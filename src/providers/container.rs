@@ -29,10 +29,11 @@ use self::images::{Pending, push_images, push_index};
 use self::memory::Memory;
 use self::registry::{Registry, Repository};
 use self::tags::{Looked, Moved, look, move_tags};
-use super::contract::{Failed, Finding, Origin, Place, Provider, Publication, Staged, Superseded, Task, in_order};
+use super::contract::{Finding, Publish, Task};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::config::Environment;
 use crate::config::container as config;
+use crate::model::outcome::{Failed, Origin, Outcome, Place, Superseded};
 use crate::model::select::{Deliverable, Target};
 
 /// One tag is moved at a time: registries have no compare-and-swap. By location and repository.
@@ -72,7 +73,7 @@ impl ContainerProvider {
 }
 
 #[async_trait]
-impl Provider for ContainerProvider {
+impl Publish for ContainerProvider {
     async fn check(&self) -> Vec<Finding> {
         let findings = self.registries.iter().map(|registry| async move {
             let mut result = Ok("it lets us in".to_owned());
@@ -89,9 +90,9 @@ impl Provider for ContainerProvider {
         join_all(findings).await
     }
 
-    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure> {
+    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
         let tags = tags_of(deliverable)?;
-        let mut staged = Staged::default();
+        let mut staged = Outcome::default();
         let mut lacking = Vec::new();
         let looks = self.repositories(deliverable).map(|(location, repository)| async move {
             let looked = match repository {
@@ -158,19 +159,14 @@ impl Provider for ContainerProvider {
                 Err(failure) => staged.failed.push(Failed { location, failure }),
             }
         }
-        in_order(&mut staged.places, deliverable);
+        staged.sort(deliverable);
         Ok(staged)
     }
 
-    async fn release(&self, deliverable: &Deliverable, staged: Staged, task: &Task) -> Result<Publication, Failure> {
+    async fn release(&self, deliverable: &Deliverable, staged: Outcome, task: &Task) -> Result<Outcome, Failure> {
         let tags = tags_of(deliverable)?;
-        let mut publication = Publication {
-            places: Vec::new(),
-            superseded: staged.superseded,
-            failed: staged.failed,
-            unseen: staged.unseen,
-        };
-        let releases = staged.places.into_iter().map(|place| async move {
+        let (mut publication, staged) = Outcome::without_places(staged);
+        let releases = staged.into_iter().map(|place| async move {
             // Looked at in the first step, and not to be changed.
             if !task.concerns(&place.location) {
                 let id = place.id.clone();
@@ -190,7 +186,7 @@ impl Provider for ContainerProvider {
                 }
             }
         }
-        in_order(&mut publication.places, deliverable);
+        publication.sort(deliverable);
         Ok(publication)
     }
 }

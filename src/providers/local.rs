@@ -14,9 +14,10 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use super::contract::{Finding, Place, Provider, Publication, Staged, Task};
+use super::contract::{Finding, Publish, Task};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::config::local::Local;
+use crate::model::outcome::{Outcome, Place};
 use crate::model::select::{Deliverable, Target};
 
 /// Held while a process writes to the directory.
@@ -80,16 +81,16 @@ impl LocalProvider {
         self.directory.display().to_string()
     }
 
-    fn staged(&self, place: Place) -> Staged {
-        Staged {
+    fn staged(&self, place: Place) -> Outcome {
+        Outcome {
             places: vec![place],
-            ..Staged::default()
+            ..Outcome::default()
         }
     }
 }
 
 #[async_trait]
-impl Provider for LocalProvider {
+impl Publish for LocalProvider {
     async fn check(&self) -> Vec<Finding> {
         let result = match std::fs::metadata(&self.directory) {
             Ok(found) if found.is_dir() => Ok("is there".to_owned()),
@@ -103,7 +104,7 @@ impl Provider for LocalProvider {
         }]
     }
 
-    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure> {
+    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
         let _claim = self.claim()?;
         let origin = match &deliverable.target {
             Target::Disk { path } => disk::stage(&self.directory.join(path), deliverable, task).await?,
@@ -112,7 +113,7 @@ impl Provider for LocalProvider {
             | Target::GalleryVersion { .. }
             | Target::GceImage { .. }
             | Target::Repository { .. } => {
-                return Ok(Staged::default());
+                return Ok(Outcome::default());
             }
         };
         Ok(self.staged(Place {
@@ -122,7 +123,7 @@ impl Provider for LocalProvider {
         }))
     }
 
-    async fn release(&self, deliverable: &Deliverable, staged: Staged, _task: &Task) -> Result<Publication, Failure> {
+    async fn release(&self, deliverable: &Deliverable, staged: Outcome, _task: &Task) -> Result<Outcome, Failure> {
         let _claim = self.claim()?;
         match &deliverable.target {
             Target::Disk { path } => disk::release(&self.directory.join(path), deliverable)?,
@@ -132,9 +133,9 @@ impl Provider for LocalProvider {
             | Target::GceImage { .. }
             | Target::Repository { .. } => {}
         }
-        Ok(Publication {
+        Ok(Outcome {
             places: staged.places,
-            ..Publication::default()
+            ..Outcome::default()
         })
     }
 }

@@ -9,21 +9,24 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use reqwest::Client;
+use tokio::sync::Notify;
 use tracing::Instrument;
 
-use crate::base::failure::{Class, Failure};
+use crate::base::failure::{Class, Classified, Failure};
 use crate::base::http::Hosts;
 use crate::base::metrics::{self, Step};
 use crate::base::retry::Policy;
 use crate::config;
+use crate::gates::gate::Gate;
 use crate::images::signature::Signatures;
 use crate::images::source::Sources;
 use crate::messaging::message::Request;
 use crate::messaging::notify::{self, Notice, Notifier};
 use crate::model::compose::Compose;
 use crate::model::compose::release::{Release, Releases};
+use crate::model::outcome::{Failed, Origin, Outcome, Place};
 use crate::model::select::{self, Deliverable, Only, Selection};
-use crate::providers::contract::{Failed, Origin, Place, Provider, Publication, Task};
+use crate::providers::contract::{Publish, Task};
 use crate::publish::report::{Problem, Published, Report, ReportLog};
 
 /// A compose, ready to be published.
@@ -59,6 +62,9 @@ pub async fn prepare(
     })
 }
 
+/// How often a location that changes between stage and release is staged before that counts as a transient failure.
+const STALE_TURNS: u32 = 3;
+
 /// What an operator asked for beside the compose.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -76,7 +82,7 @@ pub struct Options {
 #[derive(Default)]
 struct Progress {
     /// As of the last round that got through.
-    live: Publication,
+    live: Outcome,
     announced: Option<Vec<Place>>,
     broken: Vec<Problem>,
 }
@@ -94,7 +100,11 @@ pub struct Pipeline {
     /// The provider's section.
     pub section: config::Provider,
     /// The provider.
-    pub provider: Arc<dyn Provider>,
+    pub provider: Arc<dyn Publish>,
+    /// What stands between stage and release, in order.
+    pub gates: Vec<Arc<dyn Gate>>,
+    /// Notified after each announcement, for the retention policy that is due then.
+    pub announced: Arc<Notify>,
     /// Reads images.
     pub sources: Sources,
     /// Announces.
@@ -202,7 +212,8 @@ impl Pipeline {
                 }
             };
             let pending = match outcome {
-                Ok((mut publication, waited)) => {
+                Ok(mut publication) => {
+                    let waited = publication.waited;
                     let failed = std::mem::take(&mut publication.failed);
                     // What this process made is found by its own later rounds.
                     for place in &mut publication.places {
@@ -220,7 +231,7 @@ impl Pipeline {
                     if !failed.is_empty() {
                         failing_since = failing_since.or_else(|| Instant::now().checked_sub(waited));
                     }
-                    publication.keep(&course.live, deliverable);
+                    publication.keep_unseen(&course.live, deliverable);
                     course.live = publication;
                     let (passing, lasting): (Vec<_>, Vec<_>) =
                         failed.into_iter().partition(|f| f.failure.class().is_transient());
@@ -285,29 +296,56 @@ impl Pipeline {
             let sending = self.notifier.send(&notice, Policy::work(self.give_up_after));
             metrics::during(Step::Announce, sending).await?;
             told.announced(deliverable, notice.id);
+            if places.iter().any(|place| place.origin == Origin::Created) {
+                self.announced.notify_one();
+            }
         }
         course.announced = Some(places.clone());
         Ok(())
     }
 
-    /// What is live now, and how long it has waited for the rest before that.
-    async fn round(
-        &self,
-        compose: &Compose,
-        deliverable: &Deliverable,
-        task: &Task,
-    ) -> Result<(Publication, Duration), Failure> {
+    /// Stages, passes the gates, and releases. A location that changed in between goes through all of it again.
+    async fn round(&self, compose: &Compose, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
         let verifying = self.signatures.verify(&self.http, compose, &deliverable.images);
         metrics::during(Step::Verify, verifying).await?;
-        let staged = metrics::during(Step::Stage, self.provider.stage(deliverable, task)).await?;
-        let waited = staged.waited;
-        let publication = metrics::during(Step::Release, self.provider.release(deliverable, staged, task)).await?;
-        Ok((publication, waited))
+        let mut turns = 1..STALE_TURNS;
+        loop {
+            let staged = metrics::during(Step::Stage, self.provider.stage(deliverable, task)).await?;
+            for gate in &self.gates {
+                gate.pass(deliverable, &staged).await?;
+            }
+            let releasing = self.provider.release(deliverable, staged, task);
+            let mut outcome = metrics::during(Step::Release, releasing).await?;
+            if !outcome.stale.is_empty() && turns.next().is_some() {
+                tracing::info!(
+                    stale = outcome.stale.join(", "),
+                    "staging again: it changed after it was staged"
+                );
+                continue;
+            }
+            let stale = std::mem::take(&mut outcome.stale).into_iter().map(|location| Failed {
+                failure: Stale(deliverable.name()).into(),
+                location,
+            });
+            outcome.failed.extend(stale);
+            return Ok(outcome);
+        }
+    }
+}
+
+/// A location that keeps changing between stage and release.
+#[derive(Debug, thiserror::Error)]
+#[error("release {0}: something else is published there at the same time, and changed it after each staging")]
+struct Stale(String);
+
+impl Classified for Stale {
+    fn class(&self) -> Class {
+        Class::TRANSIENT
     }
 }
 
 /// The places where it was not live before this round, nor before this process.
-fn made<'a>(publication: &'a Publication, before: &'a Publication) -> impl Iterator<Item = &'a Place> {
+fn made<'a>(publication: &'a Outcome, before: &'a Outcome) -> impl Iterator<Item = &'a Place> {
     let was_live = |place: &Place| before.places.iter().any(|other| other.location == place.location);
     let made = publication.places.iter();
     made.filter(move |place| place.origin == Origin::Created && !was_live(place))

@@ -9,8 +9,9 @@ use uuid::Uuid;
 
 use crate::base::failure::{Class, Disposition, Failure};
 use crate::messaging::message::Request;
+use crate::model::outcome::{Origin, Place, Superseded};
 use crate::model::select::Deliverable;
-use crate::providers::contract::{Origin, Place, Superseded, Task};
+use crate::providers::contract::Task;
 
 /// What became of a compose.
 #[derive(Debug)]

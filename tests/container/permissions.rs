@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cloud_image_uploader::providers::contract::Provider;
+use cloud_image_uploader::providers::contract::Publish;
 use cloud_image_uploader_test_support::archive::{Row, xz};
 use cloud_image_uploader_test_support::permissions::{Need, differences};
 use cloud_image_uploader_test_support::registry::{Registry, Request};

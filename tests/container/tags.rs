@@ -1,7 +1,8 @@
 //! Which tags are moved, and what becomes of former architectures.
 
 use cloud_image_uploader::base::failure::Class;
-use cloud_image_uploader::providers::contract::{Origin, Provider, Task};
+use cloud_image_uploader::model::outcome::Origin;
+use cloud_image_uploader::providers::contract::{Publish, Task};
 use cloud_image_uploader_test_support::archive::{OciArchive, xz};
 use cloud_image_uploader_test_support::registry::Registry;
 use cloud_image_uploader_test_support::skopeo::Skopeo;

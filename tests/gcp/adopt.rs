@@ -1,7 +1,7 @@
 //! What is there already: adopted, completed, refused, or replaced.
 
 use cloud_image_uploader::base::failure::Class;
-use cloud_image_uploader::providers::contract::Origin;
+use cloud_image_uploader::model::outcome::Origin;
 use cloud_image_uploader_test_support::gcp::Fault;
 use serde_json::{Value, json};
 

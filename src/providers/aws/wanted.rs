@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::error::Error;
 use crate::config::aws::Aws;
 use crate::model::compose::Image;
+use crate::model::mark::{Mark, OWNER};
 use crate::model::select::{Deliverable, Target};
-use crate::providers::contract::{Mark, OWNER};
 
 /// Before the name of each tag of ours.
 const PREFIX: &str = "cloud-image-uploader:";

@@ -23,7 +23,7 @@ use super::identity::{Identity, STORAGE};
 use crate::base::failure::{Class, Classified};
 use crate::base::http;
 use crate::base::retry::Policy;
-use crate::providers::contract::Mark;
+use crate::model::mark::Mark;
 
 /// A write of 4 MiB that takes longer is not going to end.
 pub(super) const WRITE: Duration = Duration::from_secs(120);
@@ -260,10 +260,7 @@ impl Blob {
 async fn settle<T>(what: &str, limit: Duration, call: impl Future<Output = azure_core::Result<T>>) -> Result<T, Error> {
     match tokio::time::timeout(limit, call).await {
         Ok(answer) => answer.map_err(|error| Error::storage(what, error)),
-        Err(_) => Err(Error::Silent {
-            what: what.to_owned(),
-            seconds: limit.as_secs(),
-        }),
+        Err(_) => Err(Error::silent(what, limit)),
     }
 }
 

@@ -22,7 +22,7 @@ use super::pages::Write;
 use crate::base::failure::Failure;
 use crate::base::metrics;
 use crate::base::retry::Policy;
-use crate::providers::contract::Mark;
+use crate::model::mark::Mark;
 
 /// A lease ends by itself after this many seconds, the fewest there are, and is renewed three times as often.
 const LEASE: i32 = 15;

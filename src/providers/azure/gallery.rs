@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use super::client::{MAKING, Pace, ResourceManager};
 use super::error::Error;
 use crate::config::azure::Azure;
-use crate::providers::contract::OWNER;
+use crate::model::mark::OWNER;
 
 /// Publisher and offer of definitions; with the definition's name as the third part they are unique in a gallery.
 const PUBLISHER: &str = "Fedora";

@@ -10,7 +10,7 @@ use super::error::Error;
 use super::gallery::Gallery;
 use super::version::{Version, region_of};
 use crate::config::azure::{TargetRegion, canonical};
-use crate::providers::contract::Mark;
+use crate::model::mark::Mark;
 
 /// How often the log says how far replication is.
 const PROGRESS: Duration = Duration::from_secs(300);

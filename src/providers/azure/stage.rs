@@ -12,8 +12,10 @@ use super::version::Version;
 use super::{AzureProvider, upload, warn};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::config::azure::{TargetRegion, canonical};
+use crate::model::mark::Mark;
+use crate::model::outcome::{Failed, Origin, Outcome, Place};
 use crate::model::select::Deliverable;
-use crate::providers::contract::{Failed, Mark, Origin, Place, Staged, Task};
+use crate::providers::contract::Task;
 
 /// Why regions lack a version, by canonical name.
 type Reasons = BTreeMap<String, Failure>;
@@ -29,18 +31,18 @@ impl AzureProvider {
         slot: Slot<'_>,
         deliverable: &Deliverable,
         task: &Task,
-    ) -> Result<Staged, Failure> {
+    ) -> Result<Outcome, Failure> {
         let mark = Mark::of(deliverable, Some(&deliverable.images[0]));
         let wanted = self.wanted(task);
         let found = self.look(slot, &mark).await?;
         let before = found.as_ref().map(Version::complete).unwrap_or_default();
         let (version, reasons) = match found {
             Some(version) => self.repair(slot, version, &wanted).await,
-            None if wanted.is_empty() => return Ok(Staged::default()),
+            None if wanted.is_empty() => return Ok(Outcome::default()),
             None => self.create(slot, deliverable, task, &mark, &wanted).await?,
         };
         let complete = version.complete();
-        let mut staged = Staged::default();
+        let mut staged = Outcome::default();
         for location in &deliverable.locations {
             let region = canonical(location);
             if complete.contains(&region) {

@@ -13,7 +13,7 @@ use super::pages::{Pages, Write};
 use crate::base::failure::Failure;
 use crate::images::source::Source;
 use crate::images::vhd;
-use crate::providers::contract::Mark;
+use crate::model::mark::Mark;
 
 /// Writes of one image under way at once, 4 MiB each: enough for what one blob takes, also from far away.
 const IN_FLIGHT: usize = 8;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::error::Error;
 use crate::base::failure::quote;
 use crate::config::azure::canonical;
-use crate::providers::contract::{Mark, OWNER};
+use crate::model::mark::{Mark, OWNER};
 
 /// The value of the tag `delete` of what nobody may touch.
 const NEVER: &str = "never";

@@ -18,8 +18,9 @@ use crate::base::failure::Failure;
 use crate::images::oci::{self, Config, Descriptor, Index, Manifest, Store, Stores};
 use crate::images::source::Form;
 use crate::model::compose::Image;
+use crate::model::outcome::Failed;
 use crate::model::select::Deliverable;
-use crate::providers::contract::{Failed, Task};
+use crate::providers::contract::Task;
 
 /// A location that lacks the deliverable.
 pub(super) struct Pending {

@@ -10,8 +10,8 @@ use jiff::civil::Date;
 use crate::base::failure::{Class, Classified};
 use crate::images::oci::{Descriptor, Digest, INDEX, Index, architecture, fedora_architecture};
 use crate::model::compose::{ComposeId, Image};
+use crate::model::mark::{ANNOTATIONS, Mark, OWNER};
 use crate::model::select::Deliverable;
-use crate::providers::contract::{ANNOTATIONS, Mark, OWNER};
 
 /// An operator's word that an image must stay.
 const DELETE: &str = "org.fedoraproject.cloud-image-uploader.delete";

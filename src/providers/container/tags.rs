@@ -9,8 +9,8 @@ use super::registry::{Fetched, Repository};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::base::retry::Policy;
 use crate::images::oci::{self, Digest, Index};
+use crate::model::outcome::Place;
 use crate::model::select::Deliverable;
-use crate::providers::contract::Place;
 
 /// A registry may show a tag's former state for a moment.
 const READ_BACK: Policy = Policy {

@@ -14,8 +14,10 @@ use super::inventory::{State, deprecation};
 use super::{labels, upload};
 use crate::base::failure::{Class, Failure};
 use crate::model::compose::Image;
+use crate::model::mark::{Mark, OWNER};
+use crate::model::outcome::Origin;
 use crate::model::select::{Deliverable, Target};
-use crate::providers::contract::{Mark, OWNER, Origin, Task};
+use crate::providers::contract::Task;
 
 /// What both architectures' kernels can do.
 const FEATURES: [Type; 2] = [Type::UefiCompatible, Type::Gvnic];

@@ -15,8 +15,10 @@ use super::{Error, at, beside};
 use crate::base::failure::Failure;
 use crate::base::metrics;
 use crate::images::source::{Chunk, Content};
+use crate::model::mark::Mark;
+use crate::model::outcome::Origin;
 use crate::model::select::Deliverable;
-use crate::providers::contract::{Mark, Origin, Task};
+use crate::providers::contract::Task;
 
 /// Pieces that wait for the file system.
 const QUEUE: usize = 4;

@@ -22,8 +22,10 @@ use crate::base::metrics;
 use crate::images::oci::{self, Blob, Body, Descriptor, Digest, INDEX, Index, Pieces, Store, Stores};
 use crate::images::source::Form;
 use crate::model::compose::Image;
+use crate::model::mark::{ANNOTATIONS, Mark};
+use crate::model::outcome::Origin;
 use crate::model::select::Deliverable;
-use crate::providers::contract::{ANNOTATIONS, Mark, Origin, Task};
+use crate::providers::contract::Task;
 
 /// The file that makes a folder a layout.
 const MARKER: (&str, &str) = ("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#);
