@@ -226,7 +226,11 @@ async fn clean_up_that_fails_is_a_warning() {
     world.compose(vec![row("x86_64", &disk)]);
     let exit = world.reconsume(&[]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
-    assert!(exit.stderr.contains("the retention policy changed nothing"), "{}", exit.stderr);
+    assert!(
+        exit.stderr.contains("the retention policy changed nothing"),
+        "{}",
+        exit.stderr
+    );
     let made = BTreeSet::from([format!("{X64}/{VERSION}")]);
     assert_eq!(world.azure.versions(), &before | &made);
 }

@@ -270,6 +270,7 @@ mod tests {
                 variant: None,
             }),
             annotations: annotations(deliverable, image),
+            artifact_type: None,
         }
     }
 
