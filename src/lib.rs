@@ -50,6 +50,7 @@ pub mod providers {
     pub mod aws;
     #[cfg(feature = "azure")]
     pub mod azure;
+    pub mod call;
     pub mod connect;
     #[cfg(feature = "container")]
     pub mod container;
@@ -58,6 +59,7 @@ pub mod providers {
     pub mod gcp;
     #[cfg(feature = "local")]
     pub mod local;
+    pub mod ownership;
 }
 
 /// Between stage and release: what a deliverable has to pass before users see it.
