@@ -50,6 +50,7 @@ pub mod providers {
     pub mod aws;
     #[cfg(feature = "azure")]
     pub mod azure;
+    pub mod call;
     pub mod connect;
     #[cfg(feature = "container")]
     pub mod container;

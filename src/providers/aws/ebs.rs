@@ -148,10 +148,7 @@ async fn begin(region: &Region, wanted: &Wanted, volume: i64) -> Result<String, 
             Err(error) => return Err(error),
         };
         let Some(id) = started.snapshot_id() else {
-            return Err(Error::Odd {
-                what,
-                lacks: "the snapshot's id",
-            });
+            return Err(Error::lacking(&what, "the snapshot's id"));
         };
         // A token may lead to a snapshot that has ended, or was deleted: the next one does not.
         let age = started.start_time().and_then(|time| SystemTime::try_from(*time).ok());

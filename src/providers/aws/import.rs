@@ -160,10 +160,7 @@ async fn start(base: &Region, wanted: &Wanted, object: &Object, role: &str, ende
     })
     .await?;
     let task = answer.import_task_id().map(str::to_owned);
-    task.ok_or(Error::Odd {
-        what,
-        lacks: "the task's id",
-    })
+    task.ok_or_else(|| Error::lacking(&what, "the task's id"))
 }
 
 async fn follow(base: &Region, task: &str, object: &Object, status: &Status) -> Result<String, Error> {

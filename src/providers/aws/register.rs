@@ -35,10 +35,10 @@ pub(super) async fn register(
         }
     });
     let id = match registered.await {
-        Ok(Some(answer)) => answer.image_id().map(str::to_owned).ok_or(Error::Odd {
-            what,
-            lacks: "the image's id",
-        })?,
+        Ok(Some(answer)) => answer
+            .image_id()
+            .map(str::to_owned)
+            .ok_or_else(|| Error::lacking(&what, "the image's id"))?,
         // Another process has registered its own, and deleted ours as a spare one.
         Ok(None) => match ami::look(region, wanted).await? {
             Some(found) => found.id,

@@ -181,10 +181,7 @@ impl Object {
         };
         let answer = call("CreateMultipartUpload", &what, create).await?;
         let id = answer.upload_id().map(str::to_owned);
-        id.ok_or(Error::Odd {
-            what,
-            lacks: "the upload's id",
-        })
+        id.ok_or_else(|| Error::lacking(&what, "the upload's id"))
     }
 
     /// Puts the image part by part, and returns what they are once it is verified.

@@ -194,10 +194,7 @@ pub(super) async fn copy(from: &str, id: &str, to: &Region, wanted: &Wanted, sta
         let error = match copied {
             Ok(answer) => match answer.snapshot_id() {
                 Some(id) => return Ok(id.to_owned()),
-                None => Error::Odd {
-                    what: what.clone(),
-                    lacks: "the snapshot's id",
-                },
+                None => Error::lacking(&what, "the snapshot's id"),
             },
             Err(error) => Error::of(&what, error),
         };

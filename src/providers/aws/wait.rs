@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::Error;
+use crate::providers::call::CallError;
 
 /// Between the first two looks. Most states change within a second.
 const FIRST: Duration = Duration::from_millis(200);
@@ -76,11 +77,11 @@ where
         }
         status.set(state.clone());
         if started.elapsed() >= limit {
-            return Err(Error::Endless {
+            return Err(Error::Call(CallError::Unfinished {
                 what: what.to_owned(),
                 state,
-                minutes: limit.as_secs() / 60,
-            });
+                limit,
+            }));
         }
         pauses.pause().await;
     }

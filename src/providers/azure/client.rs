@@ -77,10 +77,7 @@ impl Pace {
     pub(super) async fn pause(&mut self, what: &str, wish: Option<Duration>) -> Result<(), Error> {
         let now = Instant::now();
         if now >= self.end {
-            return Err(Error::Unfinished {
-                what: what.to_owned(),
-                limit: self.limit,
-            });
+            return Err(Error::unfinished(what, self.limit));
         }
         let pause = wish.map_or(self.next, |wish| wish.max(self.next));
         tokio::time::sleep_until((now + pause).min(self.end)).await;
@@ -270,7 +267,7 @@ impl ResourceManager {
             if let Some(body) = body {
                 request = request.json(body);
             }
-            let response = request.send().await.map_err(|source| lost(what, source))?;
+            let response = request.send().await.map_err(|source| Error::lost(what, source))?;
             let (status, headers) = (response.status(), response.headers().clone());
             if status == StatusCode::UNAUTHORIZED && !renewed {
                 self.identity.forget(RESOURCE_MANAGER, &token).await;
@@ -299,18 +296,11 @@ fn is_outcome(error: &Error) -> bool {
 
 async fn read(what: &str, mut response: Response) -> Result<Vec<u8>, Error> {
     let mut body = Vec::new();
-    while let Some(bytes) = response.chunk().await.map_err(|source| lost(what, source))? {
+    while let Some(bytes) = response.chunk().await.map_err(|source| Error::lost(what, source))? {
         body.extend_from_slice(&bytes);
         if body.len() > LIMIT {
             return Err(Error::odd(what, "more than 64 MiB"));
         }
     }
     Ok(body)
-}
-
-fn lost(what: &str, source: reqwest::Error) -> Error {
-    Error::Lost {
-        what: what.to_owned(),
-        source: source.without_url(),
-    }
 }

@@ -117,10 +117,7 @@ impl Auth {
             url.query_pairs_mut().append_pair("service", service);
         }
         let what = || format!("get a token for {scope} from {}", realm.host_str().unwrap_or_default());
-        let lost = |source: reqwest::Error| Error::Lost {
-            what: what(),
-            source: source.without_url(),
-        };
+        let lost = |source: reqwest::Error| Error::lost(what(), source);
         let asked = Instant::now();
         let mut response = self
             .sign(http.get(url))

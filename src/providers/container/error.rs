@@ -8,6 +8,10 @@ use serde::Deserialize;
 use crate::base::failure::{Class, Classified, remark};
 use crate::base::http;
 use crate::config::container as config;
+use crate::providers::call::CallError;
+
+/// The service in errors.
+const SERVICE: &str = "the registry";
 
 /// A registry that does not do what it is asked.
 #[derive(Debug, thiserror::Error)]
@@ -15,45 +19,20 @@ pub(super) enum Error {
     /// The environment lacks something.
     #[error("find credentials: {0}")]
     Credentials(String),
-    /// No answer, or not all of it.
-    #[error("{what}")]
-    Lost {
-        /// What was asked for.
-        what: String,
-        /// Why.
-        source: reqwest::Error,
-    },
-    /// The registry does not want to.
-    #[error("{what}: the registry answered {status}{said}")]
-    Status {
-        /// What was asked for.
-        what: String,
-        /// The HTTP status.
-        status: u16,
-        /// What it said about it: code and message.
-        said: String,
-        /// Its wish.
-        after: Option<Duration>,
-    },
-    /// It does not take uploads any further.
+    /// A call that failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The registry takes no more of an upload.
     #[error("{what}: no progress for {seconds} s")]
     Stalled {
-        /// What was asked for.
+        /// What was to be done.
         what: String,
-        /// How long it was waited.
+        /// How long the registry took nothing.
         seconds: u64,
     },
     /// The archive failed, not the registry.
     #[error("{0}: its source broke off")]
     Withdrawn(String),
-    /// An answer that means nothing.
-    #[error("{what}: the registry answered with {answer}")]
-    Odd {
-        /// What was asked for.
-        what: String,
-        /// What came.
-        answer: String,
-    },
     /// No document is that long.
     #[error("{0}: it is longer than 4 MiB")]
     TooLong(String),
@@ -64,10 +43,20 @@ pub(super) enum Error {
 
 impl Error {
     pub(super) fn odd(what: String, answer: &str) -> Self {
-        Self::Odd {
+        Self::Call(CallError::Odd {
             what,
+            service: SERVICE,
             answer: answer.to_owned(),
-        }
+        })
+    }
+
+    /// From the HTTP client. Addresses are left out: some hold a signature.
+    pub(super) fn lost(what: String, source: reqwest::Error) -> Self {
+        Self::Call(CallError::Lost {
+            what,
+            class: http::class(&source),
+            source: source.without_url().into(),
+        })
     }
 
     /// From an answer that is not a success, with
@@ -75,17 +64,27 @@ impl Error {
     pub(super) async fn of(what: String, response: Response) -> Self {
         let status = response.status().as_u16();
         let after = http::retry_after(response.headers());
-        Self::Status {
+        Self::refused(what, status, &errors(&http::refusal(response).await), after)
+    }
+
+    fn refused(what: String, status: u16, said: &str, after: Option<Duration>) -> Self {
+        Self::Call(CallError::Refused {
             what,
+            service: SERVICE,
             status,
-            said: errors(&http::refusal(response).await),
-            after,
-        }
+            code: String::new(),
+            said: format!("{status}{said}"),
+            class: if is_forgotten(said) {
+                Class::TRANSIENT
+            } else {
+                Class::of_status(status, after)
+            },
+        })
     }
 
     /// Adds what an operator can do about a refusal.
     pub(super) fn advise(mut self, registry: &config::Registry) -> Self {
-        if let Self::Status { status, said, .. } = &mut self {
+        if let Self::Call(CallError::Refused { status, said, .. }) = &mut self {
             let advice = match (*status, &registry.credential_prefix) {
                 (401, Some(prefix)) => {
                     format!("; check {prefix}USER and {prefix}PASSWORD or {prefix}CERT_DIR, and what they permit")
@@ -103,29 +102,27 @@ impl Error {
 
     /// quay.io's answer to an index it accepts a moment later.
     pub(super) fn is_invalid(&self) -> bool {
-        matches!(self, Self::Status { said, .. } if said.contains("MANIFEST_INVALID"))
+        matches!(self, Self::Call(CallError::Refused { said, .. }) if said.contains("MANIFEST_INVALID"))
     }
+}
 
-    /// A blob or upload that the registry knew a moment ago: lost in its storage, not wrong.
-    fn is_forgotten(&self) -> bool {
-        let codes = [
-            "BLOB_UNKNOWN",
-            "BLOB_UPLOAD_UNKNOWN",
-            "MANIFEST_UNKNOWN",
-            "BLOB_UPLOAD_INVALID",
-        ];
-        matches!(self, Self::Status { said, .. } if codes.iter().any(|code| said.contains(code)))
-    }
+/// Whether a refusal is about a blob or upload that the registry knew a moment ago: lost in its storage, not wrong.
+fn is_forgotten(said: &str) -> bool {
+    let codes = [
+        "BLOB_UNKNOWN",
+        "BLOB_UPLOAD_UNKNOWN",
+        "MANIFEST_UNKNOWN",
+        "BLOB_UPLOAD_INVALID",
+    ];
+    codes.iter().any(|code| said.contains(code))
 }
 
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
             Self::Credentials(_) | Self::Realm(_) => Class::Everything,
-            Self::Lost { source, .. } => http::class(source),
-            Self::Status { .. } if self.is_forgotten() => Class::TRANSIENT,
-            Self::Status { status, after, .. } => Class::of_status(*status, *after),
-            Self::Stalled { .. } | Self::Withdrawn(_) | Self::Odd { .. } => Class::TRANSIENT,
+            Self::Call(call) => call.class(),
+            Self::Stalled { .. } | Self::Withdrawn(_) => Class::TRANSIENT,
             Self::TooLong(_) => Class::Deliverable,
         }
     }
@@ -173,12 +170,7 @@ mod tests {
 
     #[test]
     fn a_blob_that_was_there_a_moment_ago_is_pushed_again() {
-        let error = |status, said: &str| Error::Status {
-            what: String::new(),
-            status,
-            said: said.to_owned(),
-            after: None,
-        };
+        let error = |status, said: &str| Error::refused(String::new(), status, said, None);
         assert_eq!(error(404, " (MANIFEST_BLOB_UNKNOWN: x)").class(), Class::TRANSIENT);
         assert_eq!(error(404, " (NAME_UNKNOWN: x)").class(), Class::Deliverable);
         assert_eq!(error(403, "").class(), Class::Everything);

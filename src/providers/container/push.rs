@@ -75,10 +75,7 @@ impl Repository {
         let response = match body {
             Pushed::Nothing => {
                 let sent = request.header(CONTENT_LENGTH, 0).timeout(http::CALL).send().await;
-                sent.map_err(|source| Error::Lost {
-                    what: what(),
-                    source: source.without_url(),
-                })?
+                sent.map_err(|source| Error::lost(what(), source))?
             }
             Pushed::Held(bytes) => {
                 let mut rest = bytes;

@@ -230,10 +230,11 @@ impl Repository {
         let mut known = false;
         loop {
             let signed = registry.show(&self.scope, request(&registry.http)).await?;
-            let response = signed.timeout(http::CALL).send().await.map_err(|source| Error::Lost {
-                what: what(),
-                source: source.without_url(),
-            })?;
+            let response = signed
+                .timeout(http::CALL)
+                .send()
+                .await
+                .map_err(|source| Error::lost(what(), source))?;
             if response.status() != StatusCode::UNAUTHORIZED || known {
                 return Ok(response);
             }
@@ -254,10 +255,7 @@ impl Repository {
 async fn read(what: impl Fn() -> String, mut response: Response) -> Result<Bytes, Error> {
     let mut body = Vec::new();
     loop {
-        let chunk = response.chunk().await.map_err(|source| Error::Lost {
-            what: what(),
-            source: source.without_url(),
-        })?;
+        let chunk = response.chunk().await.map_err(|source| Error::lost(what(), source))?;
         let Some(bytes) = chunk else { return Ok(body.into()) };
         body.extend_from_slice(&bytes);
         if body.len() as u64 > JSON_LIMIT {

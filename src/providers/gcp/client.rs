@@ -260,10 +260,7 @@ impl Pauses {
     /// Waits, or fails when it has been long enough.
     pub(super) async fn next(&mut self, what: &str) -> Result<(), Error> {
         if self.began.elapsed() > OPERATION_LIMIT {
-            return Err(Error::Unfinished {
-                what: what.to_owned(),
-                minutes: OPERATION_LIMIT.as_secs() / 60,
-            });
+            return Err(Error::unfinished(what, OPERATION_LIMIT));
         }
         tokio::time::sleep(self.next).await;
         self.next = (self.next * 2).min(LONGEST_PAUSE);
