@@ -369,20 +369,33 @@ fn gallery_definition(arch: &str, release: &Release) -> String {
 }
 
 /// `43.20250901.2`. [Versions](https://learn.microsoft.com/azure/virtual-machines/shared-image-galleries#image-versions)
-/// are three integers. A candidate and a nightly of one day have the same numbers, so candidates count from 100.
+/// are three integers.
 fn gallery_version(compose: &Compose, release: &Release) -> String {
-    let respin = match compose.id.family {
+    format!(
+        "{}.{}.{}",
+        release.number,
+        compose.id.date_digits(),
+        distinct_respin(compose)
+    )
+}
+
+/// The respin, counted from 100 for candidates: a candidate and a nightly of one day have the same numbers.
+fn distinct_respin(compose: &Compose) -> u64 {
+    match compose.id.family {
         Family::Candidate => u64::from(compose.id.respin) + 100,
         _ => u64::from(compose.id.respin),
-    };
-    format!("{}.{}.{respin}", release.number, compose.id.date_digits())
+    }
 }
 
 /// `fedora-cloud-43-beta-1-3-aarch64`. Names have lower-case letters, digits, and dashes only.
 fn gce_image(arch: &str, compose: &Compose, release: &Release) -> String {
     // Beta-1.1 is not RC-1.1.
     let beta = if release.stage == Stage::Beta { "beta-" } else { "" };
-    format!("fedora-cloud-{}-{beta}{}-{arch}", release.name, version(compose))
+    let version = match &compose.label {
+        Some(label) => label.numbers.clone(),
+        None => format!("{}.{}", compose.id.date_digits(), distinct_respin(compose)),
+    };
+    format!("fedora-cloud-{}-{beta}{version}-{arch}", release.name)
         .replace(['.', '_'], "-")
         .to_lowercase()
 }
