@@ -3,7 +3,7 @@
 //! The process holds a [lease](https://learn.microsoft.com/rest/api/storageservices/lease-blob), which a dead process loses
 //! within a quarter of a minute; so two processes never write one blob, and a half-written blob is started again by another.
 //! Only the lease tells a dead writer from a living one. It is waited for and never broken; otherwise two living writers
-//! could take the blob from each other for ever.
+//! could take the blob from each other endlessly.
 
 use std::time::{Duration, Instant};
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::Value;
-use tokio::time::Instant;
 use url::Url;
 
 use super::error::Error;
@@ -16,16 +15,12 @@ use super::identity::{Identity, RESOURCE_MANAGER};
 use crate::base::failure::{Class, Classified};
 use crate::base::http;
 use crate::base::retry::Policy;
+use crate::providers::poll::Pace;
 
 /// The version of the gallery API that request bodies follow.
 pub(super) const API_VERSION: &str = "2023-07-03";
 /// A list of gallery versions has a few kB for each of them.
 const LIMIT: usize = 64 << 20;
-/// The first look at an operation comes this soon after its start; later looks are rarer.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Replication takes from minutes to hours. A result seen a quarter of a minute late costs nothing, and a subscription has
-/// a limited number of reads.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// Limit for creating a gallery or a definition. It takes seconds, and other images wait for it.
 pub(super) const CREATION: Duration = Duration::from_secs(10 * 60);
 /// Limit for any operation on a version. Thirty regions take up to two and a half hours; an operation that takes longer than
@@ -68,36 +63,6 @@ impl Answer {
             what,
             &format!("{} without a document", self.status.as_u16()),
         ))
-    }
-}
-
-/// Growing pauses between looks at an operation, within a limit.
-#[derive(Clone, Copy)]
-pub(super) struct Pace {
-    next: Duration,
-    limit: Duration,
-    end: Instant,
-}
-
-impl Pace {
-    pub(super) fn within(limit: Duration) -> Self {
-        Self {
-            next: FIRST_PAUSE,
-            limit,
-            end: Instant::now() + limit,
-        }
-    }
-
-    /// Pauses at least as long as the server asks for, or fails once the limit is over.
-    pub(super) async fn pause(&mut self, what: &str, asked: Option<Duration>) -> Result<(), Error> {
-        let now = Instant::now();
-        if now >= self.end {
-            return Err(Error::unfinished(what, self.limit));
-        }
-        let pause = asked.map_or(self.next, |asked| asked.max(self.next));
-        tokio::time::sleep_until((now + pause).min(self.end)).await;
-        self.next = self.next.mul_f32(1.5).min(LONGEST_PAUSE);
-        Ok(())
     }
 }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::client::{CREATION, Pace, ResourceManager};
+use super::client::{CREATION, ResourceManager};
 use super::error::Error;
 use crate::config::azure::Azure;
 use crate::model::mark::OWNER;
+use crate::providers::poll::Pace;
 
 /// Publisher and offer of definitions. Together with the definition's name they must be unique in a gallery.
 const PUBLISHER: &str = "Fedora";

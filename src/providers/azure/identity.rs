@@ -126,7 +126,7 @@ impl Identity {
         }
         let mut waits = Policy::CALL.start("azure token");
         let token = loop {
-            // A pause that another scope's request was told to make fails this one too, unless it is short.
+            // The pause that the endpoint asked another scope's request for fails this one too, unless it is short.
             let outcome = match self.pause(&state) {
                 Some(error) => Err(error),
                 None => self.fetch(scope).await,
