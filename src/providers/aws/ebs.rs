@@ -25,12 +25,12 @@ use tracing::Instrument;
 use super::client::{Region, call};
 use super::error::Error;
 use super::snapshot::{self, Snapshot};
-use super::wait::Status;
 use super::wanted::{Made, Wanted};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::base::metrics;
-use crate::base::retry::Policy;
+use crate::base::retry::{self, Policy};
 use crate::images::source::{CHUNK, Content, Source};
+use crate::providers::poll::Status;
 
 /// Volumes come in whole GiB.
 const GIB: u64 = 1 << 30;
@@ -148,10 +148,7 @@ async fn begin(region: &Region, wanted: &Wanted, volume: i64) -> Result<String, 
             Err(error) => return Err(error),
         };
         let Some(id) = started.snapshot_id() else {
-            return Err(Error::Odd {
-                what,
-                lacks: "the snapshot's id",
-            });
+            return Err(Error::lacking(&what, "the snapshot's id"));
         };
         // A token may lead to a snapshot that has ended, or was deleted: the next one does not.
         let age = started.start_time().and_then(|time| SystemTime::try_from(*time).ok());
@@ -203,7 +200,7 @@ async fn put_all(
             drop(permit);
             (index, sum)
         };
-        putting.spawn(put.in_current_span());
+        putting.spawn(retry::inherit(put.in_current_span()));
         while putting.len() >= requests {
             let Some(put) = putting.join_next().await else { break };
             keep(put)?;

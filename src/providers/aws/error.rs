@@ -8,6 +8,10 @@ use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 
 use super::codes::{advice, class_of, is_about_the_role};
 use crate::base::failure::{Class, Classified, reason};
+use crate::providers::call::CallError;
+
+/// The service in errors.
+const SERVICE: &str = "AWS";
 
 /// What EC2 writes before [a text that only some may decode](https://docs.aws.amazon.com/STS/latest/APIReference/API_DecodeAuthorizationMessage.html).
 /// It is another one for each request, and the same refusal has to be recognised.
@@ -16,30 +20,9 @@ const ENCODED: &str = "Encoded authorization failure message";
 /// A step on the way to an AMI that cannot be taken. Each text reads after "failed to".
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// AWS does not want to.
-    #[error("{what}: AWS answered {code}{message}{advice}")]
-    Refused {
-        /// What was to be done.
-        what: String,
-        /// Stable, for programs.
-        code: String,
-        /// For people, with a colon before it.
-        message: String,
-        /// The HTTP status.
-        status: u16,
-        /// The server's wish.
-        after: Option<Duration>,
-        /// What an operator can do, with a semicolon before it.
-        advice: &'static str,
-    },
-    /// No answer, or one that cannot be read.
-    #[error("{what}")]
-    Lost {
-        /// What was to be done.
-        what: String,
-        /// Why.
-        source: Box<dyn StdError + Send + Sync>,
-    },
+    /// A call that failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// Nobody to act as.
     #[error("{what}: find credentials")]
     Credentials {
@@ -47,14 +30,6 @@ pub(super) enum Error {
         what: String,
         /// Why.
         source: Box<dyn StdError + Send + Sync>,
-    },
-    /// An answer without what it must have.
-    #[error("{what}: the answer lacks {lacks}")]
-    Odd {
-        /// What was to be done.
-        what: String,
-        /// What is missing.
-        lacks: &'static str,
     },
     /// The name belongs to other content.
     #[error(
@@ -131,16 +106,6 @@ pub(super) enum Error {
         /// According to AWS, with a colon before it.
         reason: String,
     },
-    /// It takes longer than anybody waits.
-    #[error("{what}: {state} after {minutes} minutes")]
-    Endless {
-        /// What was waited for.
-        what: String,
-        /// How far it is.
-        state: String,
-        /// How long it was waited.
-        minutes: u64,
-    },
     /// The other regions are done, and this one is not.
     #[error("publish in {region} along with the others: {state}")]
     Slow {
@@ -208,30 +173,46 @@ impl Error {
                 let code = refusal.err().code().map_or_else(|| status.to_string(), str::to_owned);
                 let message = refusal.err().message().unwrap_or_default();
                 let message = reason(message.split(ENCODED).next().unwrap_or_default());
-                Self::Refused {
-                    advice: advice(&code, &message),
-                    message,
+                let advice = advice(&code, &message);
+                let class = if is_about_the_role(&code, &message) {
+                    Class::Everything
+                } else {
+                    class_of(&code, status, after.map(Duration::from_secs))
+                };
+                Self::Call(CallError::Refused {
                     what,
-                    code,
+                    service: SERVICE,
                     status,
-                    after: after.map(Duration::from_secs),
-                }
+                    said: format!("{code}{message}{advice}"),
+                    class,
+                    code,
+                })
             }
             other if lacks_credentials(&other) => Self::Credentials {
                 what,
                 source: other.into(),
             },
-            other => Self::Lost {
+            other => Self::Call(CallError::Lost {
                 what,
                 source: other.into(),
-            },
+                class: Class::TRANSIENT,
+            }),
         }
+    }
+
+    /// An answer that lacks something.
+    pub(super) fn lacking(what: &str, lacks: &str) -> Self {
+        Self::Call(CallError::Odd {
+            what: what.to_owned(),
+            service: SERVICE,
+            answer: format!("no {lacks}"),
+        })
     }
 
     /// AWS's word for a refusal.
     pub(super) fn code(&self) -> Option<&str> {
         match self {
-            Self::Refused { code, .. } => Some(code),
+            Self::Call(call) => call.code(),
             _ => None,
         }
     }
@@ -239,8 +220,8 @@ impl Error {
     /// Whether AWS may have done what it was asked, though it did not say so.
     pub(super) fn is_open(&self) -> bool {
         match self {
-            Self::Lost { .. } | Self::Odd { .. } => true,
-            Self::Refused { status, .. } => *status >= 500 && !self.is_throttling(),
+            Self::Call(CallError::Lost { .. } | CallError::Odd { .. }) => true,
+            Self::Call(CallError::Refused { status, .. }) => *status >= 500 && !self.is_throttling(),
             _ => false,
         }
     }
@@ -268,14 +249,8 @@ impl Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Refused { code, message, .. } if is_about_the_role(code, message) => Class::Everything,
-            Self::Refused {
-                code, status, after, ..
-            } => class_of(code, *status, *after),
-            Self::Lost { .. }
-            | Self::Odd { .. }
-            | Self::Spoilt { .. }
-            | Self::Endless { .. }
+            Self::Call(call) => call.class(),
+            Self::Spoilt { .. }
             | Self::Slow { .. }
             | Self::Private { .. }
             | Self::Ended(_)
@@ -319,13 +294,15 @@ mod tests {
 
     #[test]
     fn what_may_have_been_done_is_open() {
-        let refused = |code: &str, status| Error::Refused {
-            what: String::new(),
-            code: code.to_owned(),
-            message: String::new(),
-            status,
-            after: None,
-            advice: "",
+        let refused = |code: &str, status| {
+            Error::Call(CallError::Refused {
+                what: String::new(),
+                service: SERVICE,
+                status,
+                code: code.to_owned(),
+                said: String::new(),
+                class: class_of(code, status, None),
+            })
         };
         assert!(refused("InternalError", 500).is_open());
         assert!(!refused("RequestLimitExceeded", 503).is_open());

@@ -16,10 +16,10 @@ use super::client::{Region, call};
 use super::error::Error;
 use super::s3::Object;
 use super::snapshot::{self, Snapshot};
-use super::wait::{Look, Status, until};
 use super::wanted::{Made, Wanted, read, specification, write};
 use crate::base::failure::{Class, Classified, Failure, reason};
 use crate::images::source::Source;
+use crate::providers::poll::{Look, Status, until};
 
 /// Imports of a disk this size were seen to take a quarter of an hour, and more than an hour and a half.
 const LONGEST: Duration = Duration::from_secs(4 * 60 * 60);
@@ -160,10 +160,7 @@ async fn start(base: &Region, wanted: &Wanted, object: &Object, role: &str, ende
     })
     .await?;
     let task = answer.import_task_id().map(str::to_owned);
-    task.ok_or(Error::Odd {
-        what,
-        lacks: "the task's id",
-    })
+    task.ok_or_else(|| Error::lacking(&what, "the task's id"))
 }
 
 async fn follow(base: &Region, task: &str, object: &Object, status: &Status) -> Result<String, Error> {

@@ -26,6 +26,7 @@ use super::client::{call, time_outs};
 use super::error::Error;
 use crate::base::failure::Failure;
 use crate::base::metrics;
+use crate::base::retry;
 use crate::images::source::{CHUNK, Content, Form, Source};
 
 /// Of the first parts. There are 10,000 at most of 5 MiB at least
@@ -181,10 +182,7 @@ impl Object {
         };
         let answer = call("CreateMultipartUpload", &what, create).await?;
         let id = answer.upload_id().map(str::to_owned);
-        id.ok_or(Error::Odd {
-            what,
-            lacks: "the upload's id",
-        })
+        id.ok_or_else(|| Error::lacking(&what, "the upload's id"))
     }
 
     /// Puts the image part by part, and returns what they are once it is verified.
@@ -222,7 +220,7 @@ impl Object {
                     drop(permits);
                     part
                 };
-                sending.spawn(part.in_current_span());
+                sending.spawn(retry::inherit(part.in_current_span()));
             }
             while sending.len() >= PARTS_IN_FLIGHT || ended {
                 let Some(part) = sending.join_next().await else { break };

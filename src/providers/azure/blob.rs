@@ -260,10 +260,7 @@ impl Blob {
 async fn settle<T>(what: &str, limit: Duration, call: impl Future<Output = azure_core::Result<T>>) -> Result<T, Error> {
     match tokio::time::timeout(limit, call).await {
         Ok(answer) => answer.map_err(|error| Error::storage(what, error)),
-        Err(_) => Err(Error::Silent {
-            what: what.to_owned(),
-            seconds: limit.as_secs(),
-        }),
+        Err(_) => Err(Error::silent(what, limit)),
     }
 }
 

@@ -7,6 +7,10 @@ use serde_json::Value;
 
 use crate::base::failure::{Class, Classified, quote, reason};
 use crate::base::http;
+use crate::providers::call::CallError;
+
+/// The service in errors.
+const SERVICE: &str = "Azure";
 
 /// Azure does not do what it is asked, or an image is not what Azure takes.
 #[derive(Debug, thiserror::Error)]
@@ -34,75 +38,14 @@ pub(super) enum Error {
         /// Its HTTP status.
         status: u16,
     },
-    /// No answer, or not all of it.
-    #[error("{what}")]
-    Lost {
-        /// What was asked for.
-        what: String,
-        /// Why.
-        source: reqwest::Error,
-    },
-    /// The storage client got no answer, or none it understands.
-    #[error("{what}")]
-    Storage {
-        /// What was asked for.
-        what: String,
-        /// Why.
-        source: azure_core::Error,
-    },
-    /// It took too long.
-    #[error("{what}: no answer for {seconds} s")]
-    Silent {
-        /// What was asked for.
-        what: String,
-        /// How long it was waited.
-        seconds: u64,
-    },
-    /// It was begun, and is not done yet.
-    #[error("{what}: not done after {}", humantime::format_duration(*limit))]
-    Unfinished {
-        /// What was asked for.
-        what: String,
-        /// How long it was waited.
-        limit: Duration,
-    },
+    /// A call that failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// Somebody else was there in the middle of it.
     #[error("{what}: somebody has changed it meanwhile")]
     Changed {
         /// What was asked for.
         what: String,
-    },
-    /// Azure does not want to.
-    #[error("{what}: Azure answered {status} {code}{said}")]
-    Status {
-        /// What was asked for.
-        what: String,
-        /// The HTTP status.
-        status: u16,
-        /// Azure's own name of the error.
-        code: String,
-        /// What it said about it.
-        said: String,
-        /// Its wish.
-        after: Option<Duration>,
-    },
-    /// An operation that was accepted has failed.
-    #[error("{what}: the operation ended with {code}{said}")]
-    Operation {
-        /// What was asked for.
-        what: String,
-        /// Azure's own name of the error.
-        code: String,
-        /// What it said about it.
-        said: String,
-    },
-    /// An answer that means nothing.
-    #[error("{what}: Azure answered with {answer}")]
-    Odd {
-        /// What was asked for.
-        what: String,
-        /// What came.
-        answer: String,
     },
     /// Replicas could not be made in a region.
     #[error("replicate {name} to {region}: {said}")]
@@ -183,10 +126,27 @@ pub(super) enum Error {
 
 impl Error {
     pub(super) fn odd(what: &str, answer: &str) -> Self {
-        Self::Odd {
+        Self::Call(CallError::Odd {
             what: what.to_owned(),
+            service: SERVICE,
             answer: answer.to_owned(),
-        }
+        })
+    }
+
+    pub(super) fn silent(what: &str, limit: Duration) -> Self {
+        Self::Call(CallError::Silent {
+            what: what.to_owned(),
+            limit,
+        })
+    }
+
+    /// From the HTTP client. Addresses are left out: some hold a signature.
+    pub(super) fn lost(what: &str, source: reqwest::Error) -> Self {
+        Self::Call(CallError::Lost {
+            what: what.to_owned(),
+            class: http::class(&source),
+            source: source.without_url().into(),
+        })
     }
 
     /// From an answer of Resource Manager that is not a success, with
@@ -203,23 +163,33 @@ impl Error {
             (401 | 403, _) => "; the application needs a role on the resource group that permits this (docs/azure.md)",
             _ => "",
         };
-        Self::Status {
+        Self::refusal(what, status, code, &(said + advice), after)
+    }
+
+    fn refusal(what: &str, status: u16, code: String, said: &str, after: Option<Duration>) -> Self {
+        Self::Call(CallError::Refused {
             what: what.to_owned(),
+            service: SERVICE,
             status,
+            said: format!("{status} {code}{said}"),
+            class: class_of_refusal(status, &code, after),
             code,
-            said: said + advice,
-            after,
-        }
+        })
     }
 
     /// From an operation that ended badly.
     pub(super) fn operation(what: &str, error: &Value) -> Self {
         let (code, said) = code_and_words(error);
-        Self::Operation {
+        Self::Call(CallError::Operation {
             what: what.to_owned(),
+            said: format!("ended with {code}{said}"),
+            class: if is_lasting(&code) {
+                Class::Deliverable
+            } else {
+                Class::TRANSIENT
+            },
             code,
-            said,
-        }
+        })
     }
 
     /// From the storage client.
@@ -246,36 +216,38 @@ impl Error {
                     }
                     _ => "",
                 };
-                Some(Self::Status {
-                    what: what.to_owned(),
+                let after = after.and_then(|seconds| seconds.trim().parse().ok());
+                Some(Self::refusal(
+                    what,
                     status,
                     code,
-                    said: advice.to_owned(),
-                    after: after
-                        .and_then(|seconds| seconds.trim().parse().ok())
-                        .map(Duration::from_secs),
-                })
+                    advice,
+                    after.map(Duration::from_secs),
+                ))
             }
             _ => None,
         };
-        refusal.unwrap_or_else(|| Self::Storage {
-            what: what.to_owned(),
-            source: error,
+        refusal.unwrap_or_else(|| {
+            Self::Call(CallError::Lost {
+                what: what.to_owned(),
+                source: error.into(),
+                class: Class::TRANSIENT,
+            })
         })
     }
 
     /// Azure's own name of the error, where it gave one.
     pub(super) fn code(&self) -> &str {
         match self {
-            Self::Status { code, .. } | Self::Operation { code, .. } => code,
+            Self::Call(call) => call.code().unwrap_or_default(),
             _ => "",
         }
     }
 
-    /// The HTTP status, where there was an answer.
+    /// The HTTP status, where Azure refused.
     pub(super) fn status(&self) -> Option<u16> {
         match self {
-            Self::Status { status, .. } => Some(*status),
+            Self::Call(call) => call.status(),
             _ => None,
         }
     }
@@ -287,19 +259,8 @@ impl Classified for Error {
             Self::Credentials(_) | Self::TokenFile { .. } => Class::Everything,
             Self::Identity { status: 400..=403, .. } => Class::Everything,
             Self::Identity { .. } => Class::TRANSIENT,
-            Self::Lost { source, .. } => http::class(source),
-            Self::Status {
-                status, code, after, ..
-            } => refusal(*status, code, *after),
-            Self::Operation { code, .. } if is_lasting(code) => Class::Deliverable,
-            Self::Storage { .. }
-            | Self::Silent { .. }
-            | Self::Unfinished { .. }
-            | Self::Changed { .. }
-            | Self::Operation { .. }
-            | Self::Odd { .. }
-            | Self::Region { .. }
-            | Self::Busy(_) => Class::TRANSIENT,
+            Self::Call(call) => call.class(),
+            Self::Changed { .. } | Self::Region { .. } | Self::Busy(_) => Class::TRANSIENT,
             Self::Taken { .. }
             | Self::Owned { .. }
             | Self::Ruined(_)
@@ -312,7 +273,7 @@ impl Classified for Error {
 }
 
 /// The class of a refusal.
-fn refusal(status: u16, code: &str, after: Option<Duration>) -> Class {
+fn class_of_refusal(status: u16, code: &str, after: Option<Duration>) -> Class {
     match (status, code) {
         // Nothing of ours exists without these, and the program makes none of them.
         (
@@ -385,9 +346,12 @@ mod tests {
             (412, "LeaseIdMissing", Class::TRANSIENT),
             (503, "ServerBusy", Class::TRANSIENT),
         ] {
-            assert_eq!(refusal(status, code, None), expected, "{status} {code}");
+            assert_eq!(class_of_refusal(status, code, None), expected, "{status} {code}");
         }
-        assert_eq!(refusal(429, "TooManyRequests", after), Class::Transient { after });
+        assert_eq!(
+            class_of_refusal(429, "TooManyRequests", after),
+            Class::Transient { after }
+        );
         for (code, lasting) in [
             ("InvalidParameter", true),
             ("SourceBlobNotFound", true),

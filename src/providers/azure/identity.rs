@@ -125,10 +125,7 @@ impl Identity {
     async fn fetch(&self, scope: &str) -> Result<Token, Error> {
         let client = &self.credentials.client_id;
         let what = || format!("get a token for client {client}");
-        let lost = |source: reqwest::Error| Error::Lost {
-            what: what(),
-            source: source.without_url(),
-        };
+        let lost = |source: reqwest::Error| Error::lost(&what(), source);
         let body = {
             let mut form = url::form_urlencoded::Serializer::new(String::new());
             form.append_pair("grant_type", "client_credentials")

@@ -42,10 +42,7 @@ pub(super) async fn send(
         if watch.lock().withdrawn {
             return Error::Withdrawn(what());
         }
-        Error::Lost {
-            what: what(),
-            source: source.without_url(),
-        }
+        Error::lost(what(), source)
     })
 }
 
