@@ -13,6 +13,7 @@ mod ami;
 mod check;
 mod client;
 mod codes;
+mod confirm;
 mod ebs;
 mod error;
 mod import;

@@ -4,7 +4,7 @@ use aws_sdk_ec2::types::{Filter, SnapshotBlockPublicAccessState};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
-use super::client::{Clients, Region, call};
+use super::client::{Clients, Region, call, pages};
 use super::error::Error;
 use super::publish::is_blocked;
 use crate::base::failure::Failure;
@@ -148,8 +148,8 @@ async fn blocks_snapshots(region: &Region) -> Result<bool, Error> {
     let read = || region.ec2.get_snapshot_block_public_access_state().send();
     match call("GetSnapshotBlockPublicAccessState", &what, read).await {
         Ok(answer) => {
-            let state = answer.state();
-            Ok(state.is_some_and(|state| *state != SnapshotBlockPublicAccessState::Unblocked))
+            use SnapshotBlockPublicAccessState::{BlockAllSharing, BlockNewSharing};
+            Ok(matches!(answer.state(), Some(BlockAllSharing | BlockNewSharing)))
         }
         // Publishing does not need it.
         Err(error) if error.is_denied() => Ok(false),
@@ -159,21 +159,16 @@ async fn blocks_snapshots(region: &Region) -> Result<bool, Error> {
 
 async fn public_images(region: &Region) -> Result<usize, Error> {
     let what = format!("count public images in {}", region.name);
-    let mut count = 0;
-    let mut page: Option<String> = None;
-    loop {
+    let counts = pages(&what, async |token: Option<String>| {
         let list = || {
             let public = Filter::builder().name("is-public").values("true").build();
             let list = region.ec2.describe_images().owners("self").filters(public);
-            list.set_next_token(page.clone()).send()
+            list.set_next_token(token.clone()).send()
         };
         let answer = call("DescribeImages", &what, list).await?;
-        count += answer.images().len();
-        page = answer.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
-        if page.is_none() {
-            return Ok(count);
-        }
-    }
+        Ok((vec![answer.images().len()], answer.next_token().map(str::to_owned)))
+    });
+    Ok(counts.await?.into_iter().sum())
 }
 
 /// `None` where it is not told: some regions have no such service, some credentials may not ask.

@@ -143,6 +143,7 @@ fn keys(environment: &Environment) -> Option<Credentials> {
 fn chain(region: &str, limits: TimeoutConfig) -> CredentialsProviderChain {
     let config = ProviderConfig::without_region()
         .with_region(Some(RegionName::new(region.to_owned())))
+        .with_retry_config(RetryConfig::disabled())
         .with_timeout_config(limits);
     let profile = ProfileFileCredentialsProvider::builder().configure(&config).build();
     let token = WebIdentityTokenCredentialsProvider::builder()
@@ -174,7 +175,47 @@ where
     Policy::CALL
         .run(action, Error::class, || {
             let sent = send();
-            async move { sent.await.map_err(|error| Error::of(what, error)) }
+            async move { sent.await.map_err(|error| Error::of(action, what, error)) }
         })
         .await
+}
+
+/// The same for a change that is read back afterwards: any 2xx counts, also one without the body that the API has for it.
+pub(super) async fn change<T, E, F>(action: &'static str, what: &str, mut send: impl FnMut() -> F) -> Result<(), Error>
+where
+    F: Future<Output = Result<T, SdkError<E>>>,
+    E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    call(action, what, || {
+        let sent = send();
+        async move {
+            match sent.await {
+                Err(error) if Error::is_unreadable_success(&error) => Ok(()),
+                answer => answer.map(drop),
+            }
+        }
+    })
+    .await
+}
+
+/// Reads a list page by page. A page may be empty although another one follows. `read` gets the token of its page, and
+/// returns the page's items with the token of the next one.
+pub(super) async fn pages<T, F>(what: &str, mut read: impl FnMut(Option<String>) -> F) -> Result<Vec<T>, Error>
+where
+    F: Future<Output = Result<(Vec<T>, Option<String>), Error>>,
+{
+    let mut all = Vec::new();
+    let mut token: Option<String> = None;
+    loop {
+        let (items, next) = read(token.clone()).await?;
+        all.extend(items);
+        match next.filter(|next| !next.is_empty()) {
+            None => return Ok(all),
+            // A list that never ends.
+            next if next == token => {
+                return Err(Error::lacking(what, "new page"));
+            }
+            next => token = next,
+        }
+    }
 }

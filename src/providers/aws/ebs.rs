@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tracing::Instrument;
 
-use super::client::{Region, call};
+use super::client::{Region, call, change};
 use super::error::Error;
 use super::snapshot::{self, Snapshot};
 use super::wanted::{Made, Wanted};
@@ -120,6 +120,7 @@ async fn begin(region: &Region, wanted: &Wanted, volume: i64) -> Result<String, 
         if found.is_pending() && i64::from(found.size) == volume {
             return Ok(found.id);
         }
+        // With other bytes, or given up by AWS.
         snapshot::delete(region, &found.id).await;
     }
     let what = format!("start a snapshot of {} in {}", wanted.name, region.name);
@@ -148,13 +149,13 @@ async fn begin(region: &Region, wanted: &Wanted, volume: i64) -> Result<String, 
             Err(error) => return Err(error),
         };
         let Some(id) = started.snapshot_id() else {
-            return Err(Error::lacking(&what, "the snapshot's id"));
+            return Err(Error::lacking(&what, "snapshot id"));
         };
         // A token may lead to a snapshot that has ended, or was deleted: the next one does not.
         let age = started.start_time().and_then(|time| SystemTime::try_from(*time).ok());
         let age = age.and_then(|time| time.elapsed().ok()).unwrap_or_default();
         let is_new = age < UNSEEN.give_up_after;
-        let is_pending = match snapshot::again(region, id).await? {
+        let is_pending = match snapshot::read(region, id).await? {
             Some(found) => found.is_pending(),
             None => is_new && *started.status().unwrap_or(&Written::Pending) == Written::Pending,
         };
@@ -233,7 +234,9 @@ impl Target {
                 .data_length(i32::try_from(bytes.len()).unwrap_or(i32::MAX))
                 .checksum(&sum)
                 .checksum_algorithm(ChecksumAlgorithm::ChecksumAlgorithmSha256);
-            put.send().await.map_err(|error| Error::of(&what, error))
+            put.send()
+                .await
+                .map_err(|error| Error::of("PutSnapshotBlock", &what, error))
         });
         match put.await {
             Ok(_) => {
@@ -271,7 +274,7 @@ impl Target {
             );
             return Ok(snapshot);
         };
-        match snapshot::again(&self.region, &self.snapshot).await? {
+        match snapshot::read(&self.region, &self.snapshot).await? {
             // By a call whose answer was lost, or by another process.
             Some(found) if found.is_completed() => Ok(found),
             _ if is_over(&error) => Err(Error::Ended(format!("{} in {}", self.snapshot, self.region.name))),
@@ -298,7 +301,7 @@ impl Target {
                 .checksum_aggregation_method(ChecksumAggregationMethod::ChecksumAggregationLinear)
                 .send()
         };
-        call("CompleteSnapshot", &what, complete).await.map(drop)
+        change("CompleteSnapshot", &what, complete).await
     }
 }
 

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
 
 use super::codes::{advice, class_of, is_about_the_role};
-use crate::base::failure::{Class, Classified, reason};
+use crate::base::failure::{Chain, Class, Classified, quote, reason};
 use crate::providers::call::CallError;
+use crate::providers::ownership::HandsOff;
 
 /// The service in errors.
 const SERVICE: &str = "AWS";
@@ -24,12 +27,14 @@ pub(super) enum Error {
     #[error(transparent)]
     Call(#[from] CallError),
     /// Nobody to act as.
-    #[error("{what}: find credentials")]
+    #[error("{what}: find credentials: {reason}{advice}")]
     Credentials {
         /// What was to be done.
         what: String,
-        /// Why.
-        source: Box<dyn StdError + Send + Sync>,
+        /// Why, in one line.
+        reason: String,
+        /// The remedy, with a semicolon before it.
+        advice: &'static str,
     },
     /// The name belongs to other content.
     #[error(
@@ -125,13 +130,23 @@ pub(super) enum Error {
         /// Where.
         region: String,
     },
-    /// Read again, it is not what it should be.
-    #[error("make {what} public in {region}: AWS accepted that, but it is still private")]
-    Private {
-        /// The image or snapshot.
+    /// A change that AWS accepted is not there when read back.
+    #[error("{what}: AWS accepted the change, but it does not show when read back")]
+    Unconfirmed {
+        /// The change, as it reads after "failed to".
         what: String,
-        /// Where.
+    },
+    /// An operator keeps the image, and it is not as it has to be.
+    #[error(
+        "publish {ami} in {region}: {reason}, so it is not changed, and it is not public; remove that tag, or share it"
+    )]
+    Kept {
+        /// The image.
+        ami: String,
+        /// The region.
         region: String,
+        /// Why nothing may be changed.
+        reason: HandsOff,
     },
     /// Another process has completed it or given it up; looking again tells.
     #[error("upload {0}: somebody else has ended the upload")]
@@ -157,11 +172,18 @@ pub(super) enum Error {
 
 impl Error {
     /// From the SDK.
-    pub(super) fn of<E>(what: &str, error: SdkError<E>) -> Self
+    pub(super) fn of<E>(action: &'static str, what: &str, error: SdkError<E>) -> Self
     where
         E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
     {
         let what = what.to_owned();
+        if Self::is_unreadable_success(&error) {
+            return Self::Call(CallError::Lost {
+                what,
+                source: error.into(),
+                class: Class::TRANSIENT,
+            });
+        }
         match error {
             SdkError::ServiceError(refusal) => {
                 let raw = refusal.raw();
@@ -173,11 +195,11 @@ impl Error {
                 let code = refusal.err().code().map_or_else(|| status.to_string(), str::to_owned);
                 let message = refusal.err().message().unwrap_or_default();
                 let message = reason(message.split(ENCODED).next().unwrap_or_default());
-                let advice = advice(&code, &message);
+                let advice = advice(action, &code, &message);
                 let class = if is_about_the_role(&code, &message) {
                     Class::Everything
                 } else {
-                    class_of(&code, status, after.map(Duration::from_secs))
+                    class_of(action, &code, status, after.map(Duration::from_secs))
                 };
                 Self::Call(CallError::Refused {
                     what,
@@ -188,15 +210,33 @@ impl Error {
                     code,
                 })
             }
-            other if lacks_credentials(&other) => Self::Credentials {
-                what,
-                source: other.into(),
+            other => match credentials_error(&other) {
+                Some(error) => Self::Credentials {
+                    what,
+                    reason: quote(&Chain(error).to_string()),
+                    advice: match error {
+                        CredentialsError::CredentialsNotLoaded(_) => {
+                            "; check that AWS_PROFILE names a profile that exists, or set another source of credentials \
+                             (docs/aws.md)"
+                        }
+                        _ => "",
+                    },
+                },
+                None => Self::Call(CallError::Lost {
+                    what,
+                    source: other.into(),
+                    class: Class::TRANSIENT,
+                }),
             },
-            other => Self::Call(CallError::Lost {
-                what,
-                source: other.into(),
-                class: Class::TRANSIENT,
-            }),
+        }
+    }
+
+    /// Reports whether AWS answered 2xx with a body that the SDK cannot read, which it reports as a refusal without a code.
+    pub(super) fn is_unreadable_success(error: &SdkError<impl ProvideErrorMetadata>) -> bool {
+        match error {
+            SdkError::ServiceError(refusal) => refusal.raw().status().is_success() && refusal.err().code().is_none(),
+            SdkError::ResponseError(answer) => answer.raw().status().is_success(),
+            _ => false,
         }
     }
 
@@ -209,7 +249,7 @@ impl Error {
         })
     }
 
-    /// AWS's word for a refusal.
+    /// The code of a refusal.
     pub(super) fn code(&self) -> Option<&str> {
         match self {
             Self::Call(call) => call.code(),
@@ -252,7 +292,7 @@ impl Classified for Error {
             Self::Call(call) => call.class(),
             Self::Spoilt { .. }
             | Self::Slow { .. }
-            | Self::Private { .. }
+            | Self::Unconfirmed { .. }
             | Self::Ended(_)
             | Self::Lapsed { .. }
             | Self::Interrupted(_) => Class::TRANSIENT,
@@ -264,6 +304,7 @@ impl Classified for Error {
             | Self::Twins { .. }
             | Self::Unusable { .. }
             | Self::Blocked { .. }
+            | Self::Kept { .. }
             | Self::Unknown(_)
             | Self::NotAnAmi(_) => Class::Deliverable,
         }
@@ -277,15 +318,39 @@ fn is_theirs(reason: &str) -> bool {
         .any(|word| reason.contains(word))
 }
 
-fn lacks_credentials(error: &(dyn StdError + 'static)) -> bool {
+/// The error of a call that was not sent for want of credentials, unless the next attempt may find some.
+fn credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CredentialsError> {
+    let mut found = None;
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<CredentialsError>() {
-            return !matches!(error, CredentialsError::ProviderTimedOut(_));
+            if matches!(error, CredentialsError::ProviderTimedOut(_)) {
+                return None;
+            }
+            found = found.or(Some(error));
+        }
+        if is_transient::<AssumeRoleWithWebIdentityError>(error) || is_transient::<AssumeRoleError>(error) {
+            return None;
         }
         next = error.source();
     }
-    false
+    found
+}
+
+/// Reports whether a call to STS failed for a reason that the next attempt may not meet.
+fn is_transient<E>(error: &(dyn StdError + 'static)) -> bool
+where
+    E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    match error.downcast_ref::<SdkError<E>>() {
+        Some(SdkError::ServiceError(refusal)) => {
+            let status = refusal.raw().status().as_u16();
+            let code = refusal.err().code().map_or_else(|| status.to_string(), str::to_owned);
+            class_of("AssumeRole", &code, status, None).is_transient()
+        }
+        Some(SdkError::ConstructionFailure(_)) | None => false,
+        Some(_) => true,
+    }
 }
 
 #[cfg(test)]
@@ -301,7 +366,7 @@ mod tests {
                 status,
                 code: code.to_owned(),
                 said: String::new(),
-                class: class_of(code, status, None),
+                class: class_of("RegisterImage", code, status, None),
             })
         };
         assert!(refused("InternalError", 500).is_open());

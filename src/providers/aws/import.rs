@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use aws_sdk_ec2::types::{ImportSnapshotTask, ResourceType, SnapshotDiskContainer, UserBucket};
 use tokio::sync::Semaphore;
 
-use super::client::{Region, call};
+use super::client::{Region, call, change, pages};
+use super::confirm::confirmed;
 use super::error::Error;
 use super::s3::Object;
 use super::snapshot::{self, Snapshot};
-use super::wanted::{Made, Wanted, read, specification, write};
+use super::wanted::{Made, Wanted, specification, tags_of, write};
 use crate::base::failure::{Class, Classified, Failure, reason};
 use crate::images::source::Source;
 use crate::providers::poll::{Look, Status, until};
@@ -60,8 +61,7 @@ pub(super) async fn import(
     match imported {
         Ok(id) => {
             object.clear().await;
-            tag(base, wanted, &id).await?;
-            let snapshot = snapshot::completed(base, &id, status).await?;
+            let snapshot = tag(base, wanted, &id, status).await?;
             tracing::info!(region = base.name, snapshot = id, "imported {object} as {id}");
             Ok(snapshot)
         }
@@ -107,32 +107,34 @@ async fn run(base: &Region, wanted: &Wanted, object: &Object, role: &str, status
 /// The tasks of this image. EC2 documents no filter by tag here, so all tasks are read; it forgets them after a while.
 async fn find(base: &Region, wanted: &Wanted) -> Result<Found, Error> {
     let what = format!("look for imports of {} in {}", wanted.name, base.name);
-    let mut ended = 0;
-    let mut page: Option<String> = None;
-    loop {
+    let tasks = pages(&what, async |token: Option<String>| {
         let list = || {
             let list = base.ec2.describe_import_snapshot_tasks();
-            list.set_next_token(page.clone()).send()
+            list.set_next_token(token.clone()).send()
         };
         let answer = call("DescribeImportSnapshotTasks", &what, list).await?;
         let tasks = answer.import_snapshot_tasks().iter();
-        for task in tasks.filter(|task| wanted.is_ours(&read(task.tags()))) {
-            let (id, state) = (task.import_task_id().unwrap_or_default(), State::of(task));
-            match state {
-                State::Running(_) => return Ok(Found::Running(id.to_owned())),
-                // Its snapshot may have been deleted since.
-                State::Completed(made) => match snapshot::again(base, &made).await? {
-                    Some(_) => return Ok(Found::Snapshot(made)),
-                    None => ended += 1,
-                },
-                State::Failed { .. } => ended += 1,
-            }
-        }
-        page = answer.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
-        if page.is_none() {
-            return Ok(Found::Nothing(ended));
+        let tasks = tasks.filter(|task| wanted.is_ours(&tags_of(task.tags())));
+        Ok((
+            tasks.cloned().collect::<Vec<_>>(),
+            answer.next_token().map(str::to_owned),
+        ))
+    })
+    .await?;
+    let mut ended = 0;
+    for task in &tasks {
+        let (id, state) = (task.import_task_id().unwrap_or_default(), State::of(task));
+        match state {
+            State::Running(_) => return Ok(Found::Running(id.to_owned())),
+            // Its snapshot may have been deleted since.
+            State::Completed(made) => match snapshot::read(base, &made).await? {
+                Some(_) => return Ok(Found::Snapshot(made)),
+                None => ended += 1,
+            },
+            State::Failed { .. } => ended += 1,
         }
     }
+    Ok(Found::Nothing(ended))
 }
 
 /// A token goes with the number of tasks that have ended: one of those would come back otherwise.
@@ -160,7 +162,7 @@ async fn start(base: &Region, wanted: &Wanted, object: &Object, role: &str, ende
     })
     .await?;
     let task = answer.import_task_id().map(str::to_owned);
-    task.ok_or_else(|| Error::lacking(&what, "the task's id"))
+    task.ok_or_else(|| Error::lacking(&what, "task id"))
 }
 
 async fn follow(base: &Region, task: &str, object: &Object, status: &Status) -> Result<String, Error> {
@@ -215,7 +217,7 @@ impl State {
         let status = text(|detail| detail.status()).unwrap_or_else(|| "pending".to_owned());
         match (status.as_str(), text(|detail| detail.snapshot_id())) {
             ("completed", Some(snapshot)) => Self::Completed(snapshot),
-            ("deleting" | "deleted" | "cancelling" | "cancelled" | "error", _) => Self::Failed {
+            ("deleting" | "deleted" | "cancelling" | "cancelled" | "error" | "failed", _) => Self::Failed {
                 reason: reason(&text(|detail| detail.status_message()).unwrap_or_default()),
                 status,
             },
@@ -228,11 +230,21 @@ impl State {
     }
 }
 
-async fn tag(base: &Region, wanted: &Wanted, id: &str) -> Result<(), Error> {
+/// Tags the imported snapshot, which has no tags before, and reads it back.
+async fn tag(base: &Region, wanted: &Wanted, id: &str, status: &Status) -> Result<Snapshot, Error> {
     let what = format!("tag {id} in {}", base.name);
     let tags = wanted.tags_of_snapshot(Made::Import);
-    let tagged = call("CreateTags", &what, || {
+    let tagged = change("CreateTags", &what, || {
         base.ec2.create_tags().resources(id).set_tags(Some(write(&tags))).send()
     });
-    tagged.await.map(drop)
+    tagged.await?;
+    let snapshot = snapshot::completed(base, id, status).await?;
+    if wanted.is_ours(&snapshot.tags) {
+        return Ok(snapshot);
+    }
+    confirmed(&what, status, || async {
+        let found = snapshot::read(base, id).await?;
+        Ok(found.filter(|found| wanted.is_ours(&found.tags)))
+    })
+    .await
 }

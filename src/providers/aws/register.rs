@@ -38,7 +38,7 @@ pub(super) async fn register(
         Ok(Some(answer)) => answer
             .image_id()
             .map(str::to_owned)
-            .ok_or_else(|| Error::lacking(&what, "the image's id"))?,
+            .ok_or_else(|| Error::lacking(&what, "image id"))?,
         // Another process has registered its own, and deleted ours as a spare one.
         Ok(None) => match ami::look(region, wanted).await? {
             Some(found) => found.id,

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::client::{call, time_outs};
+use super::client::{call, change, pages, time_outs};
 use super::error::Error;
 use crate::base::failure::Failure;
 use crate::base::metrics;
@@ -145,26 +145,39 @@ impl Object {
     /// Uploads that were begun, the oldest first. Who may not list them begins a new one each time.
     async fn uploads(&self) -> Result<Vec<String>, Error> {
         let what = format!("look for uploads of {self}");
-        let list = || {
-            let list = self.client.list_multipart_uploads();
-            list.bucket(&self.bucket).prefix(&self.key).send()
-        };
-        let answer = match call("ListMultipartUploads", &what, list).await {
-            Ok(answer) => answer,
-            Err(error) if error.is_denied() => {
-                tracing::debug!("failed to {error}; taken for none");
-                return Ok(Vec::new());
-            }
-            Err(error) => return Err(error),
-        };
-        let mut found: Vec<_> = answer
-            .uploads()
-            .iter()
-            .filter(|upload| upload.key() == Some(&self.key))
-            .filter_map(|upload| Some((upload.initiated().map_or(0, |time| time.secs()), upload.upload_id()?)))
-            .collect();
+        let uploads = pages(&what, async |token: Option<String>| {
+            // S3 has two markers for the next page.
+            let marker = token.as_deref().and_then(|token| token.split_once('\n'));
+            let list = || {
+                let list = self.client.list_multipart_uploads();
+                list.bucket(&self.bucket)
+                    .prefix(&self.key)
+                    .set_key_marker(marker.map(|(key, _)| key.to_owned()))
+                    .set_upload_id_marker(marker.map(|(_, id)| id.to_owned()))
+                    .send()
+            };
+            let answer = match call("ListMultipartUploads", &what, list).await {
+                Ok(answer) => answer,
+                Err(error) if error.is_denied() => {
+                    tracing::debug!("failed to {error}; taken for none");
+                    return Ok((Vec::new(), None));
+                }
+                Err(error) => return Err(error),
+            };
+            let ours = answer.uploads().iter().filter(|upload| upload.key() == Some(&self.key));
+            let found = ours.filter_map(|upload| {
+                let initiated = upload.initiated().map_or(0, |time| time.secs());
+                Some((initiated, upload.upload_id()?.to_owned()))
+            });
+            let next = answer.is_truncated().unwrap_or(false).then(|| {
+                let id = answer.next_upload_id_marker().unwrap_or_default();
+                Some(format!("{}\n{id}", answer.next_key_marker()?))
+            });
+            Ok((found.collect::<Vec<_>>(), next.flatten()))
+        });
+        let mut found = uploads.await?;
         found.sort();
-        Ok(found.into_iter().map(|(_, upload)| upload.to_owned()).collect())
+        Ok(found.into_iter().map(|(_, upload)| upload).collect())
     }
 
     async fn create(&self) -> Result<String, Error> {
@@ -182,7 +195,7 @@ impl Object {
         };
         let answer = call("CreateMultipartUpload", &what, create).await?;
         let id = answer.upload_id().map(str::to_owned);
-        id.ok_or_else(|| Error::lacking(&what, "the upload's id"))
+        id.ok_or_else(|| Error::lacking(&what, "upload id"))
     }
 
     /// Puts the image part by part, and returns what they are once it is verified.
@@ -291,7 +304,11 @@ impl Object {
         let answer = call("UploadPart", &what, put).await?;
         let answer = answer.ok_or_else(|| Error::Ended(self.to_string()))?;
         metrics::uploaded(len);
-        Ok(done.set_e_tag(answer.e_tag().map(str::to_owned)).build())
+        match answer.e_tag() {
+            Some(tag) => Ok(done.e_tag(tag).build()),
+            // The next attempt finds the part, and its ETag, in the list.
+            None => Err(Error::lacking(&what, "ETag of the part")),
+        }
     }
 
     async fn complete(&self, upload: &str, parts: Vec<CompletedPart>) -> Result<(), Error> {
@@ -305,12 +322,11 @@ impl Object {
                 .key(&self.key);
             known(complete.upload_id(upload).multipart_upload(parts.clone()).send())
         };
-        let completed = call("CompleteMultipartUpload", &what, complete).await;
+        let completed = change("CompleteMultipartUpload", &what, complete).await;
         match completed {
-            Ok(Some(_)) => Ok(()),
-            // Completed by a call whose answer was lost, or by another process.
-            Ok(None) | Err(_) if self.exists().await? => Ok(()),
-            Ok(None) => Err(Error::Ended(self.to_string())),
+            // Read back in every case: the answer may be lost, and another process may have been faster.
+            _ if self.exists().await? => Ok(()),
+            Ok(_) => Err(Error::Ended(self.to_string())),
             Err(error) => Err(error),
         }
     }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_ec2::types::{ResourceType, Snapshot as Described, SnapshotState};
 
-use super::client::{Region, call};
+use super::client::{Region, call, pages};
+use super::codes::is_busy;
 use super::error::Error;
-use super::wanted::{MADE_BY, Made, Wanted, is_kept, read, specification};
+use super::wanted::{MADE_BY, Made, Wanted, hands_off, specification, tags_of};
 use crate::base::failure::{Classified, reason};
 use crate::base::retry::Policy;
 use crate::providers::poll::{Look, Pace, Status, until};
@@ -41,10 +42,15 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    fn parse(found: &Described) -> Self {
-        Self {
+    /// `None` for a snapshot in the Recycle Bin, which counts as deleted.
+    fn parse(found: &Described) -> Option<Self> {
+        let state = found.state().cloned().unwrap_or(SnapshotState::Pending);
+        if matches!(state, SnapshotState::Recoverable | SnapshotState::Recovering) {
+            return None;
+        }
+        Some(Self {
             id: found.snapshot_id().unwrap_or_default().to_owned(),
-            state: found.state().cloned().unwrap_or(SnapshotState::Pending),
+            state,
             reason: reason(found.state_message().unwrap_or_default()),
             progress: found
                 .progress()
@@ -52,22 +58,23 @@ impl Snapshot {
                 .unwrap_or("0%")
                 .to_owned(),
             size: found.volume_size().unwrap_or_default(),
-            tags: read(found.tags()),
+            tags: tags_of(found.tags()),
             started: found.start_time().map_or(i64::MAX, |time| time.secs()),
-        }
+        })
     }
 
     pub(super) fn is_completed(&self) -> bool {
         self.state == SnapshotState::Completed
     }
 
+    /// Reports whether it may still become complete. A state that this program does not know is one on the way there.
     pub(super) fn is_pending(&self) -> bool {
-        self.state == SnapshotState::Pending
+        !self.is_completed() && !self.is_spoilt()
     }
 
-    /// Whether it will never be complete.
+    /// Reports whether it will never be complete.
     pub(super) fn is_spoilt(&self) -> bool {
-        !self.is_completed() && !self.is_pending()
+        self.state == SnapshotState::Error
     }
 
     /// Whether nothing has to be done for it any more: it is complete, or a copy on its way.
@@ -94,25 +101,21 @@ impl Snapshot {
 /// takes the same.
 pub(super) async fn find(region: &Region, wanted: &Wanted) -> Result<Vec<Snapshot>, Error> {
     let what = format!("look for snapshots of {} in {}", wanted.name, region.name);
-    let mut found = Vec::new();
-    let mut page: Option<String> = None;
-    loop {
+    let mut found = pages(&what, async |token: Option<String>| {
         let answer = call("DescribeSnapshots", &what, || {
             region
                 .ec2
                 .describe_snapshots()
                 .owner_ids("self")
                 .set_filters(Some(wanted.filters()))
-                .set_next_token(page.clone())
+                .set_next_token(token.clone())
                 .send()
         })
         .await?;
-        found.extend(answer.snapshots().iter().map(Snapshot::parse));
-        page = answer.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
-        if page.is_none() {
-            break;
-        }
-    }
+        let found = answer.snapshots().iter().filter_map(Snapshot::parse);
+        Ok((found.collect::<Vec<_>>(), answer.next_token().map(str::to_owned)))
+    })
+    .await?;
     found.sort_by_key(|snapshot| {
         (
             !snapshot.is_completed(),
@@ -125,18 +128,18 @@ pub(super) async fn find(region: &Region, wanted: &Wanted) -> Result<Vec<Snapsho
 }
 
 /// One snapshot; `None` if it is not seen.
-pub(super) async fn again(region: &Region, id: &str) -> Result<Option<Snapshot>, Error> {
+pub(super) async fn read(region: &Region, id: &str) -> Result<Option<Snapshot>, Error> {
     let what = format!("read {id} in {}", region.name);
-    let read = call("DescribeSnapshots", &what, || async {
+    let answer = call("DescribeSnapshots", &what, || async {
         match region.ec2.describe_snapshots().snapshot_ids(id).send().await {
             // Not a failure here, and nothing to be tried again.
             Err(error) if Error::is(&error, UNKNOWN) => Ok(None),
             answer => answer.map(Some),
         }
     });
-    Ok(read
+    Ok(answer
         .await?
-        .and_then(|answer| answer.snapshots().first().map(Snapshot::parse)))
+        .and_then(|answer| answer.snapshots().first().and_then(Snapshot::parse)))
 }
 
 /// Waits until a snapshot can be used.
@@ -145,7 +148,7 @@ pub(super) async fn completed(region: &Region, id: &str, status: &Status) -> Res
     let started = Instant::now();
     let seen = AtomicBool::new(false);
     let look = || async {
-        let Some(snapshot) = again(region, id).await? else {
+        let Some(snapshot) = read(region, id).await? else {
             // Another process may have deleted it as a spare one.
             if seen.load(Ordering::Relaxed) || started.elapsed() >= UNSEEN {
                 return Err(deleted(region, id));
@@ -193,12 +196,12 @@ pub(super) async fn copy(from: &str, id: &str, to: &Region, wanted: &Wanted, sta
         let error = match copied {
             Ok(answer) => match answer.snapshot_id() {
                 Some(id) => return Ok(id.to_owned()),
-                None => Error::lacking(&what, "the snapshot's id"),
+                None => Error::lacking(&what, "snapshot id"),
             },
-            Err(error) => Error::of(&what, error),
+            Err(error) => Error::of("CopySnapshot", &what, error),
         };
         // https://docs.aws.amazon.com/general/latest/gr/ebs-service.html: 20 for each destination, not adjustable.
-        if error.code() == Some("ResourceLimitExceeded") {
+        if error.code().is_some_and(|code| is_busy("CopySnapshot", code)) {
             status.set(format!("{} has too many copies in progress", to.name));
             pace.pause(&what, None).await?;
             continue;
@@ -232,9 +235,22 @@ async fn settle(region: &Region, wanted: &Wanted) -> Result<Option<String>, Erro
     Ok(None)
 }
 
-/// Deletes what nobody needs; a failure is only told.
+/// Deletes a snapshot, unless an operator keeps it; a failure is only logged.
 pub(super) async fn delete(region: &Region, id: &str) {
     let what = format!("delete {id} in {}", region.name);
+    match read(region, id).await {
+        Ok(None) => return,
+        Ok(Some(found)) => {
+            if let Some(reason) = hands_off(&found.tags) {
+                tracing::info!(region = region.name, "{id} in {} is kept: {reason}", region.name);
+                return;
+            }
+        }
+        Err(error) => {
+            tracing::warn!(region = region.name, "failed to {what}: {error}; left over");
+            return;
+        }
+    }
     let deleted = call("DeleteSnapshot", &what, || async {
         match region.ec2.delete_snapshot().snapshot_id(id).send().await {
             Err(error) if Error::is(&error, UNKNOWN) => Ok(()),
@@ -261,10 +277,7 @@ pub(super) async fn delete_spares(region: &Region, wanted: &Wanted, used: &[Stri
             return;
         }
     };
-    let spares = found
-        .iter()
-        .filter(|snapshot| !used.contains(&snapshot.id) && !is_kept(&snapshot.tags));
-    for spare in spares {
+    for spare in found.iter().filter(|snapshot| !used.contains(&snapshot.id)) {
         delete(region, &spare.id).await;
     }
 }

@@ -20,17 +20,15 @@ use uuid::Uuid;
 use super::error::Error;
 use crate::config::aws::Aws;
 use crate::model::compose::Image;
-use crate::model::mark::{Mark, OWNER};
+use crate::model::mark::Mark;
 use crate::model::select::{Deliverable, Target};
+use crate::providers::ownership::{self, Comparison, HandsOff};
 
 /// Before the name of each tag of ours.
 const PREFIX: &str = "cloud-image-uploader:";
 
 /// The tag that says how a snapshot came to be.
 pub(super) const MADE_BY: &str = "cloud-image-uploader:made-by";
-
-/// Whoever puts this tag with the value `never` on something wants it kept.
-const KEEP: (&str, &str) = ("delete", "never");
 
 /// What is the same in every region.
 pub(super) struct Wanted {
@@ -130,22 +128,22 @@ impl Wanted {
     /// Refuses a name that is taken: by somebody else, or by other content. What has no mark was made by the service
     /// before this one, which named images the same way.
     pub(super) fn judge(&self, ami: &str, region: &str, tags: &BTreeMap<String, String>) -> Result<(), Error> {
-        let found = |tag: &str| tags.get(&format!("{PREFIX}{tag}")).cloned();
-        match (found("owner"), found("image-sha256")) {
-            (Some(owner), _) if owner != OWNER => Err(Error::Foreign {
+        let value = |tag: &str| tags.get(&format!("{PREFIX}{tag}")).map(String::as_str);
+        match ownership::compare(value("owner"), value("image-sha256"), &self.image.sha256) {
+            Comparison::Same => Ok(()),
+            Comparison::Foreign(owner) => Err(Error::Foreign {
                 name: self.name.clone(),
                 region: region.to_owned(),
                 ami: ami.to_owned(),
                 owner,
             }),
-            (_, Some(found)) if found != self.image.sha256 => Err(Error::Taken {
+            Comparison::OtherContent(found) => Err(Error::Taken {
                 name: self.name.clone(),
                 region: region.to_owned(),
                 ami: ami.to_owned(),
                 found,
                 expected: self.image.sha256.clone(),
             }),
-            _ => Ok(()),
         }
     }
 
@@ -160,14 +158,14 @@ impl Wanted {
     }
 }
 
-/// Whether somebody wants it kept.
-pub(super) fn is_kept(tags: &BTreeMap<String, String>) -> bool {
-    let (tag, value) = KEEP;
-    tags.get(tag).is_some_and(|found| found == value)
+/// The reason to leave something with these tags alone, if there is one.
+pub(super) fn hands_off(tags: &BTreeMap<String, String>) -> Option<HandsOff> {
+    let owner = tags.get(&format!("{PREFIX}owner")).map(String::as_str);
+    ownership::hands_off(tags, owner)
 }
 
-/// As EC2 sends them.
-pub(super) fn read(tags: &[Tag]) -> BTreeMap<String, String> {
+/// The tags in an answer of EC2, by name.
+pub(super) fn tags_of(tags: &[Tag]) -> BTreeMap<String, String> {
     let pair = |tag: &Tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()));
     tags.iter().filter_map(pair).collect()
 }
