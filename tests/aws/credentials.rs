@@ -9,8 +9,8 @@ use cloud_image_uploader_test_support::program::{Exit, Program};
 
 use crate::world::*;
 
-const USER: &str = "ok: credentials: they are those of arn:aws:iam::125523088429:user/uploader";
-const SESSION: &str = "ok: credentials: they are those of arn:aws:sts::125523088429:assumed-role/uploader/";
+const USER: &str = "ok: credentials: they belong to arn:aws:iam::125523088429:user/uploader";
+const SESSION: &str = "ok: credentials: they belong to arn:aws:sts::125523088429:assumed-role/uploader/";
 
 async fn world() -> World {
     World::small(&["us-east-1"], Method::Import).await

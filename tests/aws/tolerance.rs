@@ -1,4 +1,4 @@
-//! Answers that differ from those of today: none stops a publication, and none is taken for success unread.
+//! Answers that differ from those of today: none stops a publication, and none counts as success before it is read back.
 
 use cloud_image_uploader_test_support::aws::{Effect, Fault};
 use futures_util::future::join_all;

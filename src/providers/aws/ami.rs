@@ -1,4 +1,4 @@
-//! What is there under an AMI's name.
+//! AMIs: found by name, read again by id, and waited for.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use jiff::tz::TimeZone;
 
 use super::client::{Region, call, pages};
 use super::error::Error;
-use super::wanted::{Wanted, hands_off, tags_of};
+use super::spec::{AmiSpec, hands_off, tags_of};
 use crate::base::failure::reason;
 use crate::providers::ownership::HandsOff;
 use crate::providers::poll::{Look, Status, until};
 
-/// A new image is available within seconds. It is not seen at all for a moment.
+/// The longest wait for a new image, which is usually available within seconds and is not visible at first.
 const READY: Duration = Duration::from_secs(10 * 60);
 
 /// The states that an image does not leave by itself.
@@ -26,12 +26,12 @@ const ENDED: [ImageState; 5] = [
     ImageState::Invalid,
 ];
 
-/// An image, as far as it matters here.
+/// The attributes of an image that publishing needs.
 #[derive(Debug, Clone)]
 pub(super) struct Ami {
     pub(super) id: String,
     pub(super) available: bool,
-    /// Of all volumes, the root one first. While the image is pending, EC2 may leave them out.
+    /// The snapshots of all volumes, that of the root volume first. EC2 may leave them out while the image is pending.
     pub(super) snapshots: Vec<String>,
     pub(super) public: bool,
     pub(super) deprecation: Option<Timestamp>,
@@ -39,12 +39,12 @@ pub(super) struct Ami {
     pub(super) hands_off: Option<HandsOff>,
 }
 
-/// Finds the image by its name, whatever state it is in: a disabled one keeps its name too.
-pub(super) async fn look(region: &Region, wanted: &Wanted) -> Result<Option<Ami>, Error> {
-    let what = format!("look for {} in {}", wanted.name, region.name);
+/// Finds the image by its name in any state: a disabled image keeps its name too.
+pub(super) async fn find(region: &Region, spec: &AmiSpec) -> Result<Option<Ami>, Error> {
+    let what = format!("look for {} in {}", spec.name, region.name);
     let images = pages(&what, async |token: Option<String>| {
         let answer = call("DescribeImages", &what, || {
-            let name = Filter::builder().name("name").values(&wanted.name).build();
+            let name = Filter::builder().name("name").values(&spec.name).build();
             let list = region.ec2.describe_images().owners("self").filters(name);
             list.include_disabled(true).set_next_token(token.clone()).send()
         })
@@ -56,18 +56,18 @@ pub(super) async fn look(region: &Region, wanted: &Wanted) -> Result<Option<Ami>
         [] => Ok(None),
         [image] => {
             let ami = parse(image, region)?;
-            wanted.judge(&ami.id, &region.name, &tags_of(image.tags()))?;
+            spec.judge(&ami.id, &region.name, &tags_of(image.tags()))?;
             Ok(Some(ami))
         }
-        images => Err(Error::Twins {
-            name: wanted.name.clone(),
+        images => Err(Error::DuplicateNames {
+            name: spec.name.clone(),
             region: region.name.clone(),
             amis: images.iter().filter_map(Image::image_id).map(str::to_owned).collect(),
         }),
     }
 }
 
-/// Reads one image again; `None` if it is not seen.
+/// Reads one image by its id; `None` if EC2 does not show it.
 pub(super) async fn read(region: &Region, id: &str) -> Result<Option<Ami>, Error> {
     let what = format!("read {id} in {}", region.name);
     let answer = call("DescribeImages", &what, || async {
@@ -81,14 +81,14 @@ pub(super) async fn read(region: &Region, id: &str) -> Result<Option<Ami>, Error
     image.map(|image| parse(image, region)).transpose()
 }
 
-/// Waits until instances can be started from it.
+/// Waits until instances can be started from the image.
 pub(super) async fn available(region: &Region, id: &str, status: &Status) -> Result<Ami, Error> {
     let what = format!("register {id} in {}", region.name);
     until(&what, READY, status, || async {
         Ok(match read(region, id).await? {
             Some(ami) if ami.available => Look::Done(ami),
             Some(_) => Look::Wait(format!("{id} is pending")),
-            None => Look::Wait(format!("{id} is not seen yet")),
+            None => Look::Wait(format!("{id} is not visible yet")),
         })
     })
     .await
@@ -99,7 +99,7 @@ fn parse(image: &Image, region: &Region) -> Result<Ami, Error> {
     let state = image.state().unwrap_or(&ImageState::Pending);
     let available = match state {
         ImageState::Available => true,
-        // A state that this program does not know is one on the way there.
+        // An unknown state counts as pending.
         other if !ENDED.contains(other) => false,
         other => {
             return Err(Error::Unusable {

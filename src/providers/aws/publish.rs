@@ -1,4 +1,4 @@
-//! Makes an image public, and reads again what is live.
+//! Makes an image and its snapshots public, and reads each change back.
 
 use aws_sdk_ec2::primitives::DateTime;
 use aws_sdk_ec2::types::{
@@ -14,7 +14,7 @@ use super::client::{Region, call, change};
 use super::confirm::confirmed;
 use super::error::Error;
 use super::snapshot;
-use super::wanted::hands_off;
+use super::spec::hands_off;
 use crate::config::aws::Aws;
 use crate::model::outcome::Origin;
 use crate::providers::poll::Status;
@@ -63,7 +63,7 @@ pub(super) async fn publish(
             origin = Origin::Created;
         }
     }
-    // Last: from here on, anybody may start it.
+    // Last: from here on, every account may start the image.
     if !ami.public {
         launch(region, id, &status).await?;
         origin = Origin::Created;
@@ -80,7 +80,7 @@ pub(super) async fn is_live(region: &Region, id: &str, section: &Aws) -> Result<
     Ok(ami.available && (ami.public || !section.public))
 }
 
-/// Reads an image that its snapshots are known of, which EC2 may leave out for a moment.
+/// Reads an image together with its snapshots, which EC2 may leave out for a moment.
 async fn with_snapshots(region: &Region, id: &str, status: &Status) -> Result<Ami, Error> {
     let ami = read(region, id).await?;
     if !ami.snapshots.is_empty() {
@@ -99,19 +99,20 @@ async fn with_snapshots(region: &Region, id: &str, status: &Status) -> Result<Am
 }
 
 async fn read(region: &Region, id: &str) -> Result<Ami, Error> {
-    ami::read(region, id).await?.ok_or_else(|| Error::Lapsed {
+    ami::read(region, id).await?.ok_or_else(|| Error::Vanished {
         ami: id.to_owned(),
         region: region.name.clone(),
     })
 }
 
-/// The first moment after support. EC2 refuses what is past.
+/// The first moment after support; `None` if it is past, which EC2 refuses.
 fn deprecation(end_of_life: Option<Date>) -> Option<Timestamp> {
     let end = end_of_life?.to_zoned(TimeZone::UTC).ok()?.timestamp();
     (end > Timestamp::now()).then_some(end)
 }
 
-/// From then on others find it only by its id. A public image without a date of its own gets one two years ahead.
+/// Sets the date from which other accounts find the image by its id only. EC2 gives a public image without a date one two
+/// years ahead.
 async fn deprecate(region: &Region, id: &str, end: Timestamp, status: &Status) -> Result<(), Error> {
     let what = format!("set the deprecation date of {id} in {}", region.name);
     let at = DateTime::from_secs(end.as_second());
@@ -131,7 +132,7 @@ async fn deprecate(region: &Region, id: &str, end: Timestamp, status: &Status) -
     .await
 }
 
-/// Looked at before anything is asked for: the refusal itself says less.
+/// Reports whether the account blocks public images in the region. The refusal of a change says less.
 pub(super) async fn is_blocked(region: &Region) -> Result<bool, Error> {
     let what = format!("read whether {} blocks public images", region.name);
     let read = || region.ec2.get_image_block_public_access_state().send();
@@ -148,7 +149,7 @@ async fn launch(region: &Region, id: &str, status: &Status) -> Result<(), Error>
         modify.launch_permission(permission.clone()).send()
     };
     change("ModifyImageAttribute", &what, modify).await?;
-    // Nothing is announced that users cannot start.
+    // An image that users cannot start is never announced.
     confirmed(&what, status, || async {
         let found = ami::read(region, id).await?;
         Ok(found.filter(|found| found.public && found.available).map(drop))
