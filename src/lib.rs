@@ -62,6 +62,7 @@ pub mod providers {
     #[cfg(feature = "local")]
     pub mod local;
     pub mod ownership;
+    pub mod poll;
 }
 
 /// Between stage and release: what a deliverable has to pass before users see it.

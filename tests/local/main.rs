@@ -4,6 +4,7 @@
 
 mod hostile;
 mod hosts;
+mod metadata;
 mod repair;
 mod sample;
 mod signatures;

@@ -42,6 +42,15 @@ async fn a_compose_is_published_announced_and_acknowledged() {
         assert_eq!(std::fs::read(world.disk(arch)).unwrap(), noise(seed, 3 << 20));
         let headers = notice.headers();
         assert_eq!(headers["fedora_messaging_severity"], 20);
+        let typed = notice.properties.headers().as_ref().unwrap().inner();
+        let mut severity = typed
+            .iter()
+            .filter(|(name, _)| name.as_str() == "fedora_messaging_severity");
+        // 32 bits, as the existing client sends it.
+        assert_eq!(
+            severity.next().map(|(_, value)| value),
+            Some(&lapin::types::AMQPValue::LongInt(20))
+        );
         assert_eq!(headers["fedora_messaging_schema"], "base.message");
         let sent: jiff::Timestamp = headers["sent-at"].as_str().unwrap().parse().unwrap();
         assert!(sent <= jiff::Timestamp::now());
