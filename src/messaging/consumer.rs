@@ -1,6 +1,6 @@
 //! Delivery in, acknowledgement out: the only place that settles a delivery.
 //!
-//! The loop reconnects for ever. Work goes on while the broker is away; only what an operator has to fix ends the process,
+//! The loop reconnects without end. Work goes on while the broker is away; only what an operator has to fix ends the process,
 //! with the exit codes of the existing client. The work itself is behind [`Jobs`]: this module knows nothing of publishing.
 
 use std::pin::pin;
@@ -24,7 +24,7 @@ use crate::messaging::message::{Intent, Message, Properties};
 /// A broker that keeps refusing this client, or has no queue any more, gets this long before the process ends.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(5 * 60);
 /// Limits the settling of one delivery. An acknowledgement is written and has no answer. On a connection that breaks just
-/// then, the client library may wait for ever; nothing else would be done meanwhile, not even for a signal.
+/// then, the client library may wait without end; nothing else would be done meanwhile, not even for a signal.
 const SETTLING: Duration = Duration::from_secs(5);
 /// Limits the farewell to the broker: a silent one must not hold up the end of the process.
 const GOODBYE: Duration = Duration::from_secs(1);

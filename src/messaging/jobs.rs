@@ -9,7 +9,7 @@ pub trait Jobs<T: 'static> {
     /// delivered again after its work has ended gets its ticket back at once, with the outcome.
     fn join(&mut self, request: Request, ticket: T, redelivered: bool) -> Option<(T, Disposition)>;
 
-    /// Waits for the next work to end; for ever while none is running. May be dropped and called again.
+    /// Waits for the next work to end; without end while none is running. May be dropped and called again.
     fn next(&mut self) -> impl Future<Output = Ended<T>>;
 
     /// Keeps an outcome that no delivery could be settled with, for when the messages come back.
