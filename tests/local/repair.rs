@@ -22,14 +22,19 @@ async fn execute(line: &str) -> Exit {
     shell.run(LIMIT).await.unwrap()
 }
 
-/// What the last line of the log says, and the command at its end.
+/// The text of the last failure that hit once, and the command at its end.
 fn last_words(exit: &Exit) -> (&str, &str) {
-    let last = exit.stderr.lines().last().unwrap();
-    let said = last
-        .split_once(" ERROR ")
-        .and_then(|(_, said)| said.split_once("; repair: "));
-    let (words, command) = said.unwrap_or_else(|| panic!("{last}"));
-    (words, command)
+    let last = last_failure(exit);
+    last.split_once("; repair: ").unwrap_or_else(|| panic!("{last}"))
+}
+
+/// The text of the last failure, which ends the log: one line, or one for each thing that it hit.
+fn last_failure(exit: &Exit) -> &str {
+    let (_, last) = exit
+        .stderr
+        .rsplit_once(" ERROR ")
+        .unwrap_or_else(|| panic!("{}", exit.stderr));
+    last.trim_end()
 }
 
 fn corrupt(file: &Path) {
@@ -292,8 +297,9 @@ async fn a_directory_that_cannot_be_written_is_told_at_once() {
         let program = program.args(["reconsume", "--compose"]);
         let exit = program.arg(desk.compose()).run(LIMIT).await.unwrap();
         assert_eq!(exit.code, Some(1), "{}", exit.stderr);
-        let (words, _) = last_words(&exit);
+        let words = last_failure(&exit);
         assert!(words.contains(&format!(": write {}", directory.display())), "{words}");
         assert!(words.contains(cause), "{words}");
+        assert_eq!(exit.stderr.matches(" ERROR ").count(), 1, "one cause: {}", exit.stderr);
     }
 }
