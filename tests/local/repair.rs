@@ -114,6 +114,58 @@ async fn a_name_taken_by_other_content_is_left_alone() {
     }
 }
 
+/// The largest file below a folder of the published ones.
+fn largest(desk: &Desk, below: &str) -> String {
+    let files = desk.files().into_iter().filter(|(name, _)| name.starts_with(below));
+    files.max_by_key(|(_, bytes)| bytes.len()).unwrap().0
+}
+
+#[tokio::test]
+async fn a_disk_or_layout_that_was_damaged_is_written_again() {
+    let desk = Desk::new();
+    compose().write(&desk.compose()).unwrap();
+    assert_eq!(desk.reconsume(&[]).await.code, Some(0));
+    let content = |desk: &Desk| {
+        let mut files = desk.files();
+        files.retain(|name, _| !name.ends_with(".mark.json"));
+        files
+    };
+    let whole = content(&desk);
+    let layout = format!("{COMPOSE}/oci/Silverblue");
+    let blob = largest(&desk, &format!("{layout}/blobs"));
+    let index = format!("{layout}/index.json");
+    let truncate = |path: &Path| fs::File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+    let remove = |path: &Path| fs::remove_file(path).unwrap();
+    let damages: [(&str, &dyn Fn(&Path)); 5] = [
+        (&disk_path("x86_64"), &corrupt),
+        (&disk_path("aarch64"), &truncate),
+        (&blob, &corrupt),
+        (&blob, &remove),
+        (&index, &truncate),
+    ];
+    for (path, damage) in damages {
+        damage(&desk.published().join(path));
+        assert!(content(&desk) != whole, "{path}");
+        let exit = desk.reconsume(&[]).await;
+        assert_eq!(exit.code, Some(0), "{path}: {}", exit.stderr);
+        assert!(
+            exit.stderr.contains("has changed since it was published"),
+            "{}",
+            exit.stderr
+        );
+        assert!(content(&desk) == whole, "{path} is as it was");
+        assert_eq!(
+            exit.stdout.matches("| published |").count(),
+            1,
+            "{path}: {}",
+            exit.stdout
+        );
+        assert_complete(&desk);
+        let again = desk.reconsume(&[]).await;
+        assert_eq!(again.stdout.matches("| published |").count(), 0, "{}", again.stdout);
+    }
+}
+
 /// What nobody marked is nobody's: never adopted, never overwritten.
 #[tokio::test]
 async fn a_file_of_somebody_else_is_left_alone() {
