@@ -18,6 +18,7 @@ use cloud_image_uploader::publish::pipeline;
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, xz};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
 use cloud_image_uploader_test_support::files::{Fault, Files};
+#[cfg(feature = "mail")]
 use cloud_image_uploader_test_support::mail::MailServer;
 use cloud_image_uploader_test_support::program::{Exit, Program};
 use serde_json::{Value, json};
@@ -374,6 +375,7 @@ async fn logs_are_objects_where_asked_for() {
 }
 
 /// The existing service's `log_config`: somebody gets an e-mail for each failure, and none for what went well.
+#[cfg(feature = "mail")]
 #[tokio::test]
 async fn a_failure_is_mailed_once() {
     let mail = MailServer::start().await.unwrap();

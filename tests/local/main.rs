@@ -4,8 +4,11 @@
 
 mod hostile;
 mod hosts;
+#[cfg(not(all(feature = "signatures", feature = "mail")))]
+mod left_out;
 mod repair;
 mod sample;
+#[cfg(feature = "signatures")]
 mod signatures;
 
 use std::collections::BTreeMap;
