@@ -75,7 +75,7 @@ fn between<'a>(text: &'a str, open: &str, close: char) -> impl Iterator<Item = &
         .map(move |rest| rest.split(close).next().unwrap())
 }
 
-/// Whether an expression groups and selects by labels that its metrics have, and by values that can be.
+/// Checks that an expression groups and selects by labels that its metrics have, and by values that occur.
 fn check_labels(expression: &str) {
     let metrics = metrics(expression);
     let labels = || metrics.iter().flat_map(|metric| metric.labels);
