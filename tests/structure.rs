@@ -31,14 +31,11 @@ const PROVIDERS: [&str; 6] = ["aws", "azure", "gcp", "container", "openstack", "
 const MATCH: &str = "providers::connect";
 
 /// Imports that are still to be removed, as module and folder. Each has to occur, so that this list only shrinks.
-const KNOWN: [(&str, &str); 7] = [
+const KNOWN: [(&str, &str); 4] = [
     ("images::signature", "config"),
     ("main", "base"),
     ("main", "config"),
-    ("messaging::consumer", "commands"),
-    ("messaging::consumer", "publish"),
     ("model::select", "config"),
-    ("publish::work", "commands"),
 ];
 
 /// A path in a source text, with the line it is on.
