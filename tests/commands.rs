@@ -374,7 +374,7 @@ async fn logs_are_objects_where_asked_for() {
     }));
 }
 
-/// The existing service's `log_config`: somebody gets an e-mail for each failure, and none for what went well.
+/// The existing service's `log_config`: its recipients get an e-mail for each failure, and none for success.
 #[cfg(feature = "mail")]
 #[tokio::test]
 async fn a_failure_is_mailed_once() {
@@ -443,7 +443,7 @@ handlers = ["email"]
         assert!(letters[0].contains(text), "{text} is not in {}", letters[0]);
     }
 
-    // Whoever looks only sees for himself.
+    // An operator who runs `plan` sees its failures, so they are not mailed.
     let arguments = ["--conf", conf.to_str().unwrap(), "plan", "--file", "not-there.json"];
     let exit = run(&arguments, &[]).await;
     assert_eq!(exit.code, Some(2), "{}", exit.stderr);

@@ -24,7 +24,7 @@ const FOLDERS: [&str; 11] = [
     "commands",
 ];
 
-/// The providers. What they share is beside them, in files of its own.
+/// The providers. Their shared parts are beside them, in files of their own.
 const PROVIDERS: [&str; 6] = ["aws", "azure", "gcp", "container", "openstack", "local"];
 
 /// The one module that knows every provider.

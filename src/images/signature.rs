@@ -35,7 +35,7 @@ pub struct Signatures {
 }
 
 impl Signatures {
-    /// Reads the keyring. Whoever is in it is trusted: expiry and revocation are the operator's business.
+    /// Reads the keyring. Every key in it is trusted; expired and revoked keys are for the operator to take out.
     ///
     /// # Errors
     ///
@@ -107,7 +107,7 @@ impl Signatures {
     }
 }
 
-/// What the file may be called: that of a candidate has its label, that of a nightly its date.
+/// Possible names of the CHECKSUM file: that of a candidate has its label, that of a nightly its date.
 fn names(compose: &Compose, image: &Image) -> Vec<String> {
     let variant = image.path.split('/').next().unwrap_or_default();
     let release = match compose.id.number {
@@ -152,21 +152,21 @@ pub enum Error {
     /// This build cannot verify signatures.
     #[error("verify signatures: this build lacks the feature `signatures`, so it needs verify_signatures = \"off\"")]
     LeftOut,
-    /// Nobody is trusted.
+    /// The keyring has no keys.
     #[error("read the keyring {}: there is no public key in it", .0.display())]
     Empty(PathBuf),
     /// A file is there and cannot be had.
     #[error("read the signed checksums")]
     Read(#[source] ReadError),
-    /// Somebody else signed, or the text is not what was signed.
+    /// The signature is by an unknown key, or of another text.
     #[error("trust {0}: it is not signed by a key of the keyring")]
     Untrusted(String),
-    /// There is no signed file.
+    /// The image needs signed checksums, and the compose has none for it.
     #[error("verify {path}: there are no signed checksums ({names}), and verify_signatures is \"require\"")]
     Unsigned {
         /// The image.
         path: String,
-        /// What they may be called.
+        /// The names that were tried.
         names: String,
     },
     /// The image is not in it.
