@@ -1,4 +1,4 @@
-//! What regions cost: the same image to 2 and to 22 of them, in a cloud where each copy takes as long.
+//! The cost of regions: the same image to 2 and to 22 of them, in a cloud where each copy takes as long.
 //!
 //! ```text
 //! cargo run --release --example regions [SECONDS]    for a copy; 20 unless said otherwise

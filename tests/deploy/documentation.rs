@@ -108,7 +108,7 @@ fn permissions_are_shown_as_they_are() {
     }
 }
 
-/// What a page names like a setting is in an example, which tests hold against the program, or in what it is deployed with.
+/// Names in a page that look like settings are in an example, which tests hold against the program, or in a manifest.
 #[test]
 fn settings_that_are_named_exist() {
     let examples = PROVIDERS.map(|name| text(&format!("config/{name}.toml")));

@@ -4,9 +4,12 @@
 
 mod hostile;
 mod hosts;
+#[cfg(not(all(feature = "signatures", feature = "mail")))]
+mod left_out;
 mod metadata;
 mod repair;
 mod sample;
+#[cfg(feature = "signatures")]
 mod signatures;
 
 use std::collections::BTreeMap;
