@@ -280,7 +280,7 @@ async fn a_message_is_fetched_from_datagrepper() {
     );
 }
 
-/// What every cloud's notice will be, with ids where only the cloud knows them.
+/// Every cloud's planned notices, with ids where only the cloud knows them.
 #[tokio::test]
 async fn notices_are_valid_under_the_existing_schemas() {
     let http = http::client().unwrap();
@@ -374,7 +374,7 @@ async fn logs_are_objects_where_asked_for() {
     }));
 }
 
-/// The existing service's `log_config`: its recipients get an e-mail for each failure, and none for success.
+/// The existing service's `log_config`: the recipients get an e-mail for each cause of failures, and none for successes.
 #[cfg(feature = "mail")]
 #[tokio::test]
 async fn a_failure_is_mailed_once() {
@@ -443,7 +443,7 @@ handlers = ["email"]
         assert!(letters[0].contains(text), "{text} is not in {}", letters[0]);
     }
 
-    // An operator who runs `plan` sees its failures, so they are not mailed.
+    // An operator who only looks needs no e-mail.
     let arguments = ["--conf", conf.to_str().unwrap(), "plan", "--file", "not-there.json"];
     let exit = run(&arguments, &[]).await;
     assert_eq!(exit.code, Some(2), "{}", exit.stderr);
