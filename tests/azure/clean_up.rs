@@ -70,6 +70,8 @@ fn fill(azure: &Azure) -> BTreeSet<String> {
         OLD,
     );
     add(azure, "Fedora-Cloud-41-x64", "41.20250802.0", never, true, OLD);
+    let foreign = json!({"owner": "CoreOS"});
+    add(azure, "Fedora-Cloud-41-x64", "41.20250806.0", foreign, true, OLD);
     let mut shouted = ours();
     shouted["DELETE"] = json!("Never");
     add(azure, "Fedora-Cloud-41-x64", "41.20250805.0", shouted, true, OLD);
@@ -93,7 +95,8 @@ async fn the_policy_deletes_what_its_dry_run_lists() {
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     assert_eq!(named(&exit.stdout, "would go: "), gone, "{}", exit.stdout);
     for line in [
-        "stays: Fedora-Cloud-41-x64/41.20250801.0: it belongs to CoreOS",
+        "stays: Fedora-Cloud-41-x64/41.20250801.0: it is tagged delete=never",
+        "stays: Fedora-Cloud-41-x64/41.20250806.0: it belongs to CoreOS",
         "stays: Fedora-Cloud-41-x64/41.20250802.0: it is tagged delete=never",
         "stays: Fedora-Cloud-41-x64/41.20250803.0: it has no mark of this program (see clean_up_unmarked)",
         "would go: Fedora-Cloud-41-x64/41.20250901.0: past its end of life, 2020-01-01",

@@ -225,6 +225,8 @@ async fn a_region_that_is_added_again_slowly_does_not_delay_the_others() {
     world.azure.set_times(|times| times.region = Duration::from_secs(8));
     let first = spy.next(LIMIT).await.unwrap().json().unwrap();
     assert_eq!(first["regions"], json!(["eastus"]));
+    // Created, freed of the region, and extended by it again.
+    world.azure.wait_for_calls("PUT version", 3, LIMIT).await.unwrap();
     assert_eq!(world.version(X64)["provisioningState"], "Updating");
     let second = spy.next(LIMIT).await.unwrap().json().unwrap();
     assert_eq!(second["regions"], json!(["eastus", "westeurope"]));

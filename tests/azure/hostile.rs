@@ -195,7 +195,7 @@ async fn a_version_tagged_delete_never_is_not_changed() {
         last.contains("westus2") && last.contains("it is tagged delete=never"),
         "{last}"
     );
-    assert!(exit.stdout.contains("was there"), "{}", exit.stdout);
+    assert!(exit.stdout.contains("unchanged"), "{}", exit.stdout);
     assert_eq!(world.azure.changes().len(), 0, "{:?}", world.azure.changes());
 }
 
