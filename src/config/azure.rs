@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
+use super::Section;
 use super::environment::Environment;
 use super::problem::Problem;
 use super::reader::{Table, Value};
 use crate::base::secret::Secret;
+use crate::model::target::{self, Rules};
 
 /// Where gallery versions go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +73,28 @@ pub enum Proof {
     Secret(Secret),
     /// `AZURE_FEDERATED_TOKEN_FILE`: workload identity; the file changes while the program runs.
     TokenFile(PathBuf),
+}
+
+impl Section for Azure {
+    fn name(&self) -> &'static str {
+        "azure"
+    }
+
+    fn publish_amqp_messages(&self) -> bool {
+        self.publish_amqp_messages
+    }
+
+    fn locations(&self) -> Vec<String> {
+        self.target_regions.iter().map(|region| region.name.clone()).collect()
+    }
+
+    fn rules(&self) -> Box<dyn Rules> {
+        Box::new(target::azure::GalleryRules)
+    }
+
+    fn check(&self, env: &Environment, file: &Path) -> Vec<Problem> {
+        self.credentials(env, file).err().unwrap_or_default()
+    }
 }
 
 impl Azure {

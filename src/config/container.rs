@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use url::{Host, Url};
 
+use super::Section;
 use super::amqp::check_pem;
 use super::environment::Environment;
 use super::problem::Problem;
 use super::reader::{Table, Value};
 use super::value::is_loopback;
 use crate::base::secret::Secret;
+use crate::model::target::{self, Rules};
 
 /// Which repositories are filled, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,30 @@ pub struct RegistryCredentials {
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// PEM file of authorities: `ca_cert`, else `ca.crt` of the certificate directory.
     pub ca: Option<PathBuf>,
+}
+
+impl Section for Container {
+    fn name(&self) -> &'static str {
+        "container"
+    }
+
+    fn publish_amqp_messages(&self) -> bool {
+        self.publish_amqp_messages
+    }
+
+    fn locations(&self) -> Vec<String> {
+        self.registries.iter().map(|registry| registry.url.clone()).collect()
+    }
+
+    fn rules(&self) -> Box<dyn Rules> {
+        Box::new(target::container::RepositoryRules {
+            repos: self.repos.clone(),
+        })
+    }
+
+    fn check(&self, env: &Environment, file: &Path) -> Vec<Problem> {
+        self.check_environment(env, file)
+    }
 }
 
 impl Container {

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::Section;
 use super::environment::Environment;
 use super::problem::Problem;
 use super::reader::{Table, Value};
+use crate::model::target::{self, Rules};
 
 /// Names the file that says who the program is to Google.
 pub const CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
@@ -41,6 +43,30 @@ pub struct Gcp {
     pub compute_endpoint: Url,
     /// `storage_endpoint`. Default: `https://storage.googleapis.com`.
     pub storage_endpoint: Url,
+}
+
+impl Section for Gcp {
+    fn name(&self) -> &'static str {
+        "gcp"
+    }
+
+    fn publish_amqp_messages(&self) -> bool {
+        self.publish_amqp_messages
+    }
+
+    fn locations(&self) -> Vec<String> {
+        self.storage_locations.clone()
+    }
+
+    fn rules(&self) -> Box<dyn Rules> {
+        Box::new(target::gcp::GceRules {
+            storage_locations: self.storage_locations.clone(),
+        })
+    }
+
+    fn check(&self, env: &Environment, file: &Path) -> Vec<Problem> {
+        self.check_environment(env, file)
+    }
 }
 
 impl Gcp {

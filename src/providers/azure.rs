@@ -45,6 +45,7 @@ use crate::config::Environment;
 use crate::config::azure::{Azure, canonical};
 use crate::model::outcome::{Failed, Outcome, Place};
 use crate::model::select::{Deliverable, Target};
+use crate::model::target::azure::GalleryVersion;
 
 /// Publishes to a compute gallery.
 #[derive(Debug)]
@@ -184,18 +185,14 @@ impl Retire for AzureProvider {
 
 impl AzureProvider {
     fn slot<'a>(&'a self, deliverable: &'a Deliverable) -> Result<Slot<'a>, Error> {
-        match &deliverable.target {
-            Target::GalleryVersion { definition, version } => Ok(Slot {
-                gallery: &self.gallery,
-                definition,
-                version,
-            }),
-            Target::Ami { .. }
-            | Target::GceImage { .. }
-            | Target::Repository { .. }
-            | Target::Disk { .. }
-            | Target::Layout { .. } => Err(Error::NotAVersion(deliverable.name())),
-        }
+        let Target::Azure(GalleryVersion { definition, version }) = &deliverable.target else {
+            return Err(Error::NotAVersion(deliverable.name()));
+        };
+        Ok(Slot {
+            gallery: &self.gallery,
+            definition,
+            version,
+        })
     }
 }
 

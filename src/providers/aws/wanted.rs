@@ -22,6 +22,7 @@ use crate::config::aws::Aws;
 use crate::model::compose::Image;
 use crate::model::mark::{Mark, OWNER};
 use crate::model::select::{Deliverable, Target};
+use crate::model::target::aws::Ami;
 
 /// Before the name of each tag of ours.
 const PREFIX: &str = "cloud-image-uploader:";
@@ -66,7 +67,7 @@ impl Made {
 
 impl Wanted {
     pub(super) fn of(deliverable: &Deliverable, section: &Aws) -> Result<Self, Error> {
-        let (Target::Ami { name }, [image]) = (&deliverable.target, &deliverable.images[..]) else {
+        let (Target::Aws(Ami { name }), [image]) = (&deliverable.target, &deliverable.images[..]) else {
             return Err(Error::NotAnAmi(deliverable.name()));
         };
         let mut tags = BTreeMap::from([("Name".to_owned(), name.clone())]);
