@@ -5,6 +5,7 @@
 /// What every program of this kind needs: failures by what can be done about them, retries, HTTP, metrics. Knows no images.
 pub mod base {
     pub mod failure;
+    pub mod health;
     pub mod http;
     pub mod metrics;
     pub mod progress;
@@ -62,6 +63,7 @@ pub mod providers {
     #[cfg(feature = "local")]
     pub mod local;
     pub mod ownership;
+    pub mod poll;
 }
 
 /// Between stage and release: what a deliverable has to pass before users see it.
@@ -72,6 +74,8 @@ pub mod gates {
 /// From a message to what is live and announced.
 pub mod publish {
     pub mod pipeline;
+    pub mod prepare;
+    mod progress;
     pub mod report;
     pub mod work;
 }

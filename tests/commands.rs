@@ -14,7 +14,7 @@ use cloud_image_uploader::messaging::notify::Notice;
 use cloud_image_uploader::model::compose::ComposeId;
 use cloud_image_uploader::model::compose::release::Releases;
 use cloud_image_uploader::model::outcome::{self, Place};
-use cloud_image_uploader::publish::pipeline;
+use cloud_image_uploader::publish::prepare::prepare;
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, xz};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
 use cloud_image_uploader_test_support::files::{Fault, Files};
@@ -302,7 +302,7 @@ async fn notices_are_valid_under_the_existing_schemas() {
         ("container", "ContainerPublishedV1"),
     ] {
         let config = Config::load(&fixtures().join(format!("config/production-{name}.toml"))).unwrap();
-        let prepared = pipeline::prepare(&http, &releases, &config.provider, &request, None)
+        let prepared = prepare(&http, &releases, &config.provider, &request, None)
             .await
             .unwrap();
         for deliverable in prepared.selection.deliverables {

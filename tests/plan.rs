@@ -1,4 +1,4 @@
-//! What is planned for real composes: names, topics, bodies, and sources, for every provider, offline.
+//! Plans of real composes: names, topics, bodies, and sources, for every provider, offline.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panicking")]
 
@@ -16,7 +16,7 @@ use cloud_image_uploader::model::compose::release::Releases;
 use cloud_image_uploader::model::compose::{Compose, ComposeId, Family, Image, NotOurs, Row};
 use cloud_image_uploader::model::select::{Target, select};
 use cloud_image_uploader::model::target::azure::GalleryVersion;
-use cloud_image_uploader::publish::pipeline;
+use cloud_image_uploader::publish::prepare::prepare;
 use serde_json::{Value, json};
 
 fn fixtures() -> PathBuf {
@@ -49,7 +49,7 @@ async fn plan(provider_name: &str, compose: &str, label: Option<&str>) -> Value 
         origin: Origin::Message(String::new()),
     };
     let http = http::client().unwrap();
-    let prepared = pipeline::prepare(&http, &releases(), &provider(provider_name), &request, None).await;
+    let prepared = prepare(&http, &releases(), &provider(provider_name), &request, None).await;
     Plan::Compose(Box::new(prepared.unwrap())).json()
 }
 
@@ -363,7 +363,7 @@ async fn eln_and_fedora_keep_to_their_repositories() {
     );
 }
 
-/// Two files for one architecture of a repository: nobody can tell which is meant, and the others go on.
+/// Two files for one architecture of a repository: either may be meant, so the repository is refused and the others are planned.
 #[tokio::test]
 async fn images_that_contradict_each_other_are_refused_alone() {
     let mut compose = compose("Fedora-Container-43-20251107.0", None, "container", "tar.xz");

@@ -2,19 +2,25 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 
 use super::exit::{Stop, no_problems};
-use super::monitoring::{self, Health};
+use super::monitoring;
 use super::setup::{Assembled, assemble, stop_signal};
+use crate::base::health::{Health, Trouble};
 use crate::base::metrics;
 use crate::base::progress::Board;
 use crate::config::{Config, Environment};
 use crate::lifecycle::run::upkeep;
 use crate::messaging::broker::Broker;
 use crate::messaging::consumer::{self, End};
+use crate::providers::contract::{Finding, Publish};
 use crate::publish::work::Work;
+
+/// The pause before a check that failed is repeated. The check costs a few reads.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
 /// Consumes until a signal comes or the broker needs an operator.
 ///
@@ -41,12 +47,16 @@ pub async fn run(config: Config, board: Board) -> Result<u8, Stop> {
         findings = pipeline.provider.check() => findings,
         () = &mut stop => return Ok(0),
     };
-    for finding in findings {
-        match finding.result {
+    for finding in &findings {
+        match &finding.result {
             Ok(found) => tracing::info!("{}: {found}", finding.subject),
-            // The cloud may be back before the next message is; the operator is told at once all the same.
+            // The cloud may be back before the next message is; the operator hears of it at once all the same.
             Err(wrong) => tracing::error!("{}: {wrong}", finding.subject),
         }
+    }
+    if let Some(wrong) = wrong(&findings) {
+        health.set_trouble(Trouble::Check, Some(wrong));
+        tokio::spawn(check_again(pipeline.provider.clone(), health.clone()));
     }
     tokio::spawn(async move { board.report().await });
     if let Some(retire) = retire {
@@ -60,5 +70,35 @@ pub async fn run(config: Config, board: Board) -> Result<u8, Stop> {
             code,
             error: anyhow!(error).context("failed to consume"),
         }),
+    }
+}
+
+/// The findings that are bad news.
+fn wrong(findings: &[Finding]) -> Option<String> {
+    let line = |finding: &Finding| match &finding.result {
+        Ok(_) => None,
+        Err(wrong) => Some(format!("{}: {wrong}", finding.subject)),
+    };
+    let lines: Vec<_> = findings.iter().filter_map(line).collect();
+    (!lines.is_empty()).then(|| lines.join("; "))
+}
+
+/// Repeats a check that failed until it succeeds, or until a publication shows that nothing is wrong any more.
+async fn check_again(provider: Arc<dyn Publish>, health: Arc<Health>) {
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        if !health.has_trouble(&Trouble::Check) {
+            return;
+        }
+        let wrong = wrong(&provider.check().await);
+        if wrong.is_none() {
+            tracing::info!("the provider's check succeeds now");
+            health.set_trouble(Trouble::Check, None);
+            return;
+        }
+        // A publication during the check knows better.
+        if health.has_trouble(&Trouble::Check) {
+            health.set_trouble(Trouble::Check, wrong);
+        }
     }
 }

@@ -8,11 +8,12 @@ use super::arguments::{PlanFormat, Subject};
 use super::exit::Stop;
 use super::setup::{compose_client, print, releases, request, warn_of_pattern};
 use crate::base::failure::Failure;
+use crate::base::retry;
 use crate::config::Config;
 use crate::messaging::message::{Intent, Reason};
 use crate::messaging::notify::Notice;
 use crate::model::select::{Deliverable, Only};
-use crate::publish::pipeline::{self, Prepared};
+use crate::publish::prepare::{Prepared, prepare};
 use crate::publish::report::{Problem, Report};
 
 /// Prints what would be published, changing nothing.
@@ -29,7 +30,8 @@ pub async fn run(config: &Config, subject: &Subject, format: PlanFormat) -> Resu
             let hosts = &config.service.allowed_compose_hosts;
             request.location.within(hosts).map_err(Failure::from)?;
             let releases = releases(config)?;
-            let prepared = pipeline::prepare(&http, &releases, &config.provider, &request, only.as_ref()).await;
+            let prepare = prepare(&http, &releases, &config.provider, &request, only.as_ref());
+            let prepared = retry::within(config.service.give_up_after, prepare).await;
             Plan::Compose(Box::new(prepared?))
         }
     };
@@ -182,7 +184,7 @@ pub fn summary(report: &Report) -> String {
             table.add_row([std::mem::take(&mut name), std::mem::take(&mut outcome), location, id]);
         }
     }
-    for broken in report.broken.iter().filter(|broken| is_elsewhere(broken, report)) {
+    for broken in report.problems.iter().filter(|broken| is_elsewhere(broken, report)) {
         let name = broken.deliverable.clone().unwrap_or_else(|| report.compose.clone());
         table.add_row([
             name,

@@ -56,7 +56,7 @@ pub async fn run(config: Config, arguments: Reconsume, board: Board) -> Result<u
     let report = pipeline.run(&request, &options).await;
     reporting.abort();
     report.log_published();
-    if report.published.is_empty() && report.broken.is_empty() {
+    if report.published.is_empty() && report.problems.is_empty() {
         warn_of_pattern(arguments.subject.only.as_deref());
     }
     broker.close().await;
@@ -67,5 +67,5 @@ pub async fn run(config: Config, arguments: Reconsume, board: Board) -> Result<u
     {
         after_publication(&*retire).await;
     }
-    Ok(if report.broken.is_empty() { 0 } else { FAILED })
+    Ok(if report.problems.is_empty() { 0 } else { FAILED })
 }

@@ -14,6 +14,7 @@ use crate::base::failure::{Chain, Failure};
 use crate::base::http;
 use crate::base::progress::Board;
 use crate::base::resource::Resource;
+use crate::base::retry;
 use crate::config::{Config, Environment};
 use crate::images::signature::Signatures;
 use crate::images::source::Sources;
@@ -83,8 +84,12 @@ pub(super) fn releases(config: &Config) -> Result<Releases> {
     ))
 }
 
-/// What the operator asks for.
+/// The message or compose that the operator names. It is retried for as long as an image is.
 pub(super) async fn request(http: &Client, config: &Config, subject: &Subject) -> Result<Intent, Stop> {
+    retry::within(config.service.give_up_after, read_request(http, config, subject)).await
+}
+
+async fn read_request(http: &Client, config: &Config, subject: &Subject) -> Result<Intent, Stop> {
     if let Some(url) = &subject.compose {
         let location = Resource::trusted(url, Path::new("")).map_err(Stop::usage)?;
         let hosts = &config.service.allowed_compose_hosts;

@@ -1,6 +1,6 @@
 //! What became of a deliverable, location by location.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -24,6 +24,9 @@ pub struct Outcome {
     pub stale: Vec<String>,
     /// Locations that could not be looked at, because they failed or are not to be changed.
     pub unseen: BTreeSet<String>,
+    /// The state of each location that staging relied on, in the provider's own words. Release compares it, and reports the
+    /// location as stale where it is another.
+    pub basis: BTreeMap<String, Vec<Option<String>>>,
     /// How long the locations that are ready have waited for those that failed.
     pub waited: Duration,
 }

@@ -16,7 +16,7 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 
 use super::compose::release::Release;
-use super::compose::{Compose, Image, Row};
+use super::compose::{Compose, Family, Image, Row};
 use super::deliverable::Deliverable;
 
 /// The architectures that the clouds run.
@@ -56,7 +56,7 @@ impl Target {
 /// A location's configured name and, where the deliverable is there already, the id that it has there.
 pub type Location<'a> = (&'a str, Option<&'a str>);
 
-/// What the program asks of a target, whichever provider it belongs to.
+/// The questions that every target answers, so that the program need not know its provider.
 pub trait Describe {
     /// The provider's word in topics.
     fn provider(&self) -> &'static str;
@@ -102,7 +102,7 @@ pub trait Rules: fmt::Debug + Send + Sync {
 pub struct Group {
     /// Architecture for a cloud, repository for containers, path of the file for local disks.
     pub key: String,
-    /// Whether the key is a repository, which is published whole or not at all.
+    /// True where the key is a repository, which is published whole or not at all.
     pub is_repository: bool,
 }
 
@@ -131,7 +131,7 @@ pub struct Publisher {
     pub rules: Box<dyn Rules>,
 }
 
-/// Whether a row is a cloud image for a processor that the clouds have, of a compose that makes such images.
+/// True for a cloud image, for a processor that the clouds have, of a compose that makes such images.
 fn is_cloud_image(compose: &Compose, row: &Row) -> bool {
     compose.id.family.makes_cloud_images()
         && row.subvariant == "Cloud_Base"
@@ -141,6 +141,14 @@ fn is_cloud_image(compose: &Compose, row: &Row) -> bool {
 /// The group of a cloud's row: each architecture is a deliverable.
 fn by_architecture(compose: &Compose, row: &Row, is_disk: fn(&Row) -> bool) -> Option<Group> {
     (is_cloud_image(compose, row) && is_disk(row)).then(|| Group::image(&row.arch))
+}
+
+/// The respin, counted from 100 for candidates: a candidate and a nightly of one day have the same numbers.
+fn distinct_respin(compose: &Compose) -> u64 {
+    match compose.id.family {
+        Family::Candidate => u64::from(compose.id.respin) + 100,
+        _ => u64::from(compose.id.respin),
+    }
 }
 
 /// `1.6` for a candidate with a label, else `20251023.0`.

@@ -21,7 +21,6 @@ mod register;
 mod s3;
 mod snapshot;
 mod stage;
-mod wait;
 mod wanted;
 
 use std::collections::BTreeMap;

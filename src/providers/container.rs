@@ -1,13 +1,14 @@
 //! Container registries.
 //!
-//! *Stage* pushes blobs, then each architecture's manifest, then an
-//! [index](https://github.com/opencontainers/image-spec/blob/main/image-index.md) of them, all by digest: nothing that
-//! anybody asks for. *Release* puts the index under its tags and reads them back; where another compose was released in
-//! between, it makes the index anew before. An archive is read once for all registries that lack it. What it needs is in
-//! the registries alone: the index's annotations say which compose it came from, and those of its entries which image
-//! files.
+//! *Stage* pushes blobs, then each architecture's manifest, then the
+//! [index](https://github.com/opencontainers/image-spec/blob/main/image-index.md) that the tags are to have, with what is
+//! kept of former architectures: all by digest, which no user asks for. *Release* moves the tags to exactly that index and
+//! reads them back; where a tag has changed since, it moves nothing, and the location is staged again. An archive is read
+//! once for all registries that lack it. All state is in the registries: the index's annotations say which compose it came
+//! from, and those of its entries which image files.
 
 mod auth;
+mod challenge;
 mod error;
 mod images;
 mod index;
@@ -28,7 +29,7 @@ use tokio::sync::OwnedMutexGuard;
 use self::images::{Pending, push_images, push_index};
 use self::memory::Memory;
 use self::registry::{Registry, Repository};
-use self::tags::{Looked, Moved, look, move_tags};
+use self::tags::{Held, Looked, Moved, State, look, move_tags};
 use super::contract::{Finding, Publish, Task};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::config::Environment;
@@ -104,19 +105,23 @@ impl Publish for ContainerProvider {
             (location, looked)
         });
         for (location, looked) in join_all(looks).await {
-            match looked {
-                Ok((_, Looked::Newer(by))) => staged.superseded.push(Superseded { location, by }),
-                Ok((_, Looked::Complete { digest, tagged })) if tagged || task.concerns(&location) => {
+            let found = looked.map(|(repository, Looked { tags, state })| {
+                staged.basis.insert(location.clone(), tags);
+                (repository, state)
+            });
+            match found {
+                Ok((_, State::Newer(by))) => staged.superseded.push(Superseded { location, by }),
+                Ok((_, State::Complete { digest, tagged })) if tagged || task.concerns(&location) => {
                     staged.places.push(Place {
                         location,
                         id: digest.to_string(),
                         origin: if tagged { Origin::Found } else { Origin::Created },
                     })
                 }
-                Ok((repository, Looked::Lacking(former))) if task.concerns(&location) => {
-                    lacking.push(Pending::new(location, repository, former, deliverable, &self.memory));
+                Ok((repository, State::Lacking(found))) if task.concerns(&location) => {
+                    lacking.push(Pending::new(location, repository, found, deliverable, &self.memory));
                 }
-                Ok((_, Looked::Complete { .. } | Looked::Lacking(_))) => {}
+                Ok((_, State::Complete { .. } | State::Lacking(_))) => {}
                 Err(failure) => {
                     staged.unseen.insert(location.clone());
                     if task.concerns(&location) {
@@ -151,9 +156,9 @@ impl Publish for ContainerProvider {
         });
         for (location, pushed) in join_all(pushes).await {
             match pushed {
-                Ok(index) => staged.places.push(Place {
+                Ok(digest) => staged.places.push(Place {
                     location,
-                    id: index.digest.to_string(),
+                    id: digest.to_string(),
                     origin: Origin::Created,
                 }),
                 Err(failure) => staged.failed.push(Failed { location, failure }),
@@ -166,19 +171,25 @@ impl Publish for ContainerProvider {
     async fn release(&self, deliverable: &Deliverable, staged: Outcome, task: &Task) -> Result<Outcome, Failure> {
         let tags = tags_of(deliverable)?;
         let (mut publication, staged) = Outcome::without_places(staged);
-        let releases = staged.into_iter().map(|place| async move {
-            // Looked at in the first step, and not to be changed.
-            if !task.concerns(&place.location) {
-                let id = place.id.clone();
-                return (place, Ok(Moved::To(id)));
+        let basis = std::mem::take(&mut publication.basis);
+        let releases = staged.into_iter().map(|place| {
+            let before = basis.get(&place.location).cloned().unwrap_or_default();
+            async move {
+                // Looked at in the first step, and not to be changed.
+                if !task.concerns(&place.location) {
+                    return (place, Ok(Moved::Done));
+                }
+                let outcome = self
+                    .release_place(deliverable, &place, &before, tags, task.allow_older)
+                    .await;
+                (place, outcome)
             }
-            let outcome = self.release_place(deliverable, &place, tags, task.allow_older).await;
-            (place, outcome)
         });
         for (place, outcome) in join_all(releases).await {
             let location = place.location.clone();
             match outcome {
-                Ok(Moved::To(id)) => publication.places.push(Place { id, ..place }),
+                Ok(Moved::Done) => publication.places.push(place),
+                Ok(Moved::Stale) => publication.stale.push(location),
                 Ok(Moved::Newer(by)) => publication.superseded.push(Superseded { location, by }),
                 Err(failure) => {
                     publication.unseen.insert(location.clone());
@@ -211,13 +222,14 @@ impl ContainerProvider {
         &self,
         deliverable: &Deliverable,
         place: &Place,
+        before: &Held,
         tags: &[String],
         allow_older: bool,
     ) -> Result<Moved, Failure> {
         let name = deliverable.name();
         let repository = self.repository(&place.location, &name)?;
         let _writer = self.only_writer(place.location.clone(), name).await;
-        move_tags(&repository, place, deliverable, tags, self.keep_missing, allow_older).await
+        move_tags(&repository, place, before, deliverable, tags, allow_older).await
     }
 
     async fn only_writer(&self, location: String, name: String) -> OwnedMutexGuard<()> {

@@ -113,7 +113,7 @@ async fn repeat(world: &World) {
     world.remove_images();
     world.cloud.forget_calls();
     let again = world.published().await;
-    assert!(again.stdout.contains("was there"), "{}", again.stdout);
+    assert!(again.stdout.contains("unchanged"), "{}", again.stdout);
     let changes: Vec<String> = world.cloud.changes().into_iter().map(|call| call.action).collect();
     assert_eq!(changes, Vec::<String>::new());
 }

@@ -186,7 +186,7 @@ async fn a_version_without_a_mark_is_adopted_by_name() {
     world.compose(vec![row("x86_64", &disk("x86_64"))]);
     let exit = world.reconsume(&[]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
-    assert!(exit.stdout.contains("was there"), "{}", exit.stdout);
+    assert!(exit.stdout.contains("unchanged"), "{}", exit.stdout);
     assert_eq!(world.azure.changes().len(), 0);
 }
 

@@ -133,7 +133,7 @@ async fn a_repeat_changes_nothing_and_reads_no_image() {
     std::fs::remove_dir_all(compose.join("Cloud")).unwrap();
     let exit = world.reconsume(&[]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
-    assert!(exit.stdout.contains("was there"), "{}", exit.stdout);
+    assert!(exit.stdout.contains("unchanged"), "{}", exit.stdout);
     assert_eq!(world.azure.changes().len(), changes);
 }
 

@@ -66,8 +66,8 @@ async fn each_fault_is_named_and_nothing_is_tagged() {
         ),
         (oci("amd64", "a").entry(file("index.json")).build(), "it is there twice"),
         (
-            oci("amd64", "a").entry(file("blobs/sha512/00")).build(),
-            "not named after a SHA-256",
+            oci("amd64", "a").wrong_diff_ids().build(),
+            "according to the configuration",
         ),
         (
             oci("amd64", "a").huge_index(5 << 20).build(),

@@ -121,7 +121,20 @@ async fn the_architecture_that_is_kept_is_the_one_that_is_there_at_last() {
         publish(&provider, &older, &task()).await.unwrap();
         let older = skopeo.inspect(&format!("{FULL}:43")).await.unwrap();
 
+        let writes = registry.writes().await.unwrap().len();
+        let stale = provider.release(&newer, staged, &task()).await.unwrap();
+        assert!(stale.places.is_empty() && stale.failed.is_empty(), "{what}: {stale:?}");
+        assert_eq!(stale.stale.len(), 1, "{what}");
+        assert_eq!(
+            registry.writes().await.unwrap().len(),
+            writes,
+            "{what}: a stale release writes nothing"
+        );
+
+        let staged = provider.stage(&newer, &task()).await.unwrap();
+        let digest = staged.places[0].id.clone();
         let publication = provider.release(&newer, staged, &task()).await.unwrap();
+        assert_eq!(publication.places[0].id, digest, "{what}: what was staged is released");
         let index = skopeo.inspect(&format!("{FULL}:43")).await.unwrap();
         assert_eq!(architectures(&index), ["arm64", "amd64"], "{what}");
         assert_eq!(index["manifests"][0], older["manifests"][0], "{what}");

@@ -216,7 +216,7 @@ async fn two_processes_at_once_end_with_one_result() {
     let outcomes = |exit: &Exit| {
         (
             exit.stdout.matches("| published |").count(),
-            exit.stdout.matches("was there").count(),
+            exit.stdout.matches("unchanged").count(),
         )
     };
     let (one, two) = (outcomes(&one), outcomes(&two));

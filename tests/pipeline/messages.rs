@@ -333,7 +333,8 @@ async fn a_missing_target_holds_the_message_until_it_is_mended() {
     std::fs::write(world.published(), "in the way").unwrap();
     let daemon = world.consume().await;
     world.announce().await;
-    let document = world.until_ready(|_, document| document["trouble"].is_string()).await;
+    let failed = |document: &Value| document["trouble"].to_string().contains("failed to");
+    let document = world.until_ready(|_, document| failed(document)).await;
     let why = document["trouble"].as_str().unwrap();
     assert!(why.contains("published"), "{why}");
     assert_eq!(document["consuming"], true);
@@ -357,7 +358,8 @@ async fn a_signal_waits_for_nothing_that_waits_for_an_operator() {
     std::fs::write(world.published(), "in the way").unwrap();
     let daemon = world.consume().await;
     world.announce().await;
-    world.until_ready(|_, document| document["trouble"].is_string()).await;
+    let failed = |document: &Value| document["trouble"].to_string().contains("failed to");
+    world.until_ready(|_, document| failed(document)).await;
     daemon.terminate().unwrap();
     let exit = daemon.wait(Duration::from_secs(20)).await.unwrap();
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);

@@ -1,6 +1,7 @@
 //! What can be wrong with an archive.
 
 use std::io;
+use std::sync::Arc;
 
 use super::Digest;
 use crate::base::failure::{Class, Classified};
@@ -110,6 +111,26 @@ pub enum Fault {
         /// As found.
         found: Digest,
     },
+    /// A compressed layer that is damaged, or goes on behind its end.
+    #[error("unpack layer {layer} with {packing}")]
+    Unpack {
+        /// Its digest or entry.
+        layer: String,
+        /// The format that its first bytes announce.
+        packing: &'static str,
+        /// Where unpacking ended.
+        source: Arc<io::Error>,
+    },
+    /// A layer that would be published as something else than it is.
+    #[error("accept layer {layer}: the manifest announces it as {media_type}, and it is {found}")]
+    Label {
+        /// Its digest.
+        layer: String,
+        /// According to the manifest.
+        media_type: String,
+        /// The format of its bytes.
+        found: &'static str,
+    },
     /// The configuration counts other layers than the manifest.
     #[error("match its layers: the manifest names {named}, the configuration {described}")]
     Layers {
@@ -144,6 +165,8 @@ impl Classified for Error {
             | Fault::Missing { .. }
             | Fault::Platform { .. }
             | Fault::Layer { .. }
+            | Fault::Unpack { .. }
+            | Fault::Label { .. }
             | Fault::Layers { .. } => Class::Deliverable,
         }
     }

@@ -178,6 +178,13 @@ async fn send(taps: &mut Vec<Tap>, piece: Option<Bytes>) {
 }
 
 impl Blob {
+    pub(super) fn of(bytes: &Bytes) -> Self {
+        Self {
+            digest: Digest::of(bytes),
+            size: bytes.len() as u64,
+        }
+    }
+
     pub(super) fn must_be(&self, expected: &Self) -> Result<(), Fault> {
         if self.size != expected.size {
             return Err(Fault::Size {

@@ -2,9 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Describe, Group, Location, Rules, Target, by_architecture, image_body, names, put, shared_id};
+use super::{
+    Describe, Group, Location, Rules, Target, by_architecture, distinct_respin, image_body, names, put, shared_id,
+};
 use crate::model::compose::release::Release;
-use crate::model::compose::{Compose, Family, Image, Row};
+use crate::model::compose::{Compose, Image, Row};
 use crate::model::deliverable::Deliverable;
 
 /// A version in an Azure compute gallery.
@@ -44,12 +46,9 @@ fn definition(arch: &str, release: &Release) -> String {
 }
 
 /// `43.20250901.2`. [Versions](https://learn.microsoft.com/azure/virtual-machines/shared-image-galleries#image-versions)
-/// are three integers. A candidate and a nightly of one day have the same numbers, so candidates count from 100.
+/// are three integers.
 fn version(compose: &Compose, release: &Release) -> String {
-    let respin = match compose.id.family {
-        Family::Candidate => u64::from(compose.id.respin) + 100,
-        _ => u64::from(compose.id.respin),
-    };
+    let respin = distinct_respin(compose);
     format!("{}.{}.{respin}", release.number, compose.id.date_digits())
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Describe, Group, Location, Rules, Target, by_architecture, image_body, put, shared_id, version};
+use super::{Describe, Group, Location, Rules, Target, by_architecture, distinct_respin, image_body, put, shared_id};
 use crate::model::compose::release::{Release, Stage};
 use crate::model::compose::{Compose, Image, Row};
 use crate::model::deliverable::Deliverable;
@@ -48,7 +48,11 @@ impl Rules for GceRules {
 fn name(arch: &str, compose: &Compose, release: &Release) -> String {
     // Beta-1.1 is not RC-1.1.
     let beta = if release.stage == Stage::Beta { "beta-" } else { "" };
-    format!("fedora-cloud-{}-{beta}{}-{arch}", release.name, version(compose))
+    let version = match &compose.label {
+        Some(label) => label.numbers.clone(),
+        None => format!("{}.{}", compose.id.date_digits(), distinct_respin(compose)),
+    };
+    format!("fedora-cloud-{}-{beta}{version}-{arch}", release.name)
         .replace(['.', '_'], "-")
         .to_lowercase()
 }

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::client::{Region, call};
 use super::error::Error;
-use super::wait::{Look, Status, until};
 use super::wanted::{Wanted, read};
 use crate::base::failure::reason;
+use crate::providers::poll::{Look, Status, until};
 
 /// A new image is available within seconds. It is not seen at all for a moment.
 const READY: Duration = Duration::from_secs(10 * 60);

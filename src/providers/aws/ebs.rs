@@ -25,12 +25,12 @@ use tracing::Instrument;
 use super::client::{Region, call};
 use super::error::Error;
 use super::snapshot::{self, Snapshot};
-use super::wait::Status;
 use super::wanted::{Made, Wanted};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::base::metrics;
-use crate::base::retry::Policy;
+use crate::base::retry::{self, Policy};
 use crate::images::source::{CHUNK, Content, Source};
+use crate::providers::poll::Status;
 
 /// Volumes come in whole GiB.
 const GIB: u64 = 1 << 30;
@@ -200,7 +200,7 @@ async fn put_all(
             drop(permit);
             (index, sum)
         };
-        putting.spawn(put.in_current_span());
+        putting.spawn(retry::inherit(put.in_current_span()));
         while putting.len() >= requests {
             let Some(put) = putting.join_next().await else { break };
             keep(put)?;

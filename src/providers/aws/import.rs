@@ -16,10 +16,10 @@ use super::client::{Region, call};
 use super::error::Error;
 use super::s3::Object;
 use super::snapshot::{self, Snapshot};
-use super::wait::{Look, Status, until};
 use super::wanted::{Made, Wanted, read, specification, write};
 use crate::base::failure::{Class, Classified, Failure, reason};
 use crate::images::source::Source;
+use crate::providers::poll::{Look, Status, until};
 
 /// Imports of a disk this size were seen to take a quarter of an hour, and more than an hour and a half.
 const LONGEST: Duration = Duration::from_secs(4 * 60 * 60);

@@ -14,10 +14,10 @@ use jiff::tz::TimeZone;
 use super::ami::{self, Ami};
 use super::client::{Region, call};
 use super::error::Error;
-use super::wait::{Look, Status, until};
 use crate::config::aws::Aws;
 use crate::model::outcome::Origin;
 use crate::providers::call::CallError;
+use crate::providers::poll::{Look, Status, until};
 
 /// EC2 shows what was changed after a moment.
 const UNSEEN: Duration = Duration::from_secs(60);

@@ -11,9 +11,9 @@ use super::ami::{self, Ami};
 use super::client::{Region, call};
 use super::error::Error;
 use super::snapshot::{Snapshot, UNKNOWN, deleted};
-use super::wait::{Look, Status, until};
 use super::wanted::{Wanted, specification};
 use crate::config::aws::{Aws, ImdsSupport};
+use crate::providers::poll::{Look, Status, until};
 
 /// An image whose name is refused must show within this time.
 const UNSEEN: Duration = Duration::from_secs(2 * 60);
@@ -47,7 +47,7 @@ pub(super) async fn register(
         // By another process, or by a call of ours whose answer was lost.
         Err(error) if error.code() == Some("InvalidAMIName.Duplicate") => {
             let found = until(&what, UNSEEN, status, || async {
-                Ok(match ami::look(region, wanted).await? {
+                Ok::<_, Error>(match ami::look(region, wanted).await? {
                     Some(found) => Look::Done(found),
                     None => Look::Wait("the name is taken, but the image is not seen yet".to_owned()),
                 })

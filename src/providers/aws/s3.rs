@@ -26,6 +26,7 @@ use super::client::{call, time_outs};
 use super::error::Error;
 use crate::base::failure::Failure;
 use crate::base::metrics;
+use crate::base::retry;
 use crate::images::source::{CHUNK, Content, Form, Source};
 
 /// Of the first parts. There are 10,000 at most of 5 MiB at least
@@ -219,7 +220,7 @@ impl Object {
                     drop(permits);
                     part
                 };
-                sending.spawn(part.in_current_span());
+                sending.spawn(retry::inherit(part.in_current_span()));
             }
             while sending.len() >= PARTS_IN_FLIGHT || ended {
                 let Some(part) = sending.join_next().await else { break };

@@ -11,10 +11,10 @@ use aws_sdk_ec2::types::{ResourceType, Snapshot as Described, SnapshotState};
 
 use super::client::{Region, call};
 use super::error::Error;
-use super::wait::{Look, Pauses, Status, until};
 use super::wanted::{MADE_BY, Made, Wanted, is_kept, read, specification};
 use crate::base::failure::{Classified, reason};
 use crate::base::retry::Policy;
+use crate::providers::poll::{Look, Pace, Status, until};
 
 /// EC2's word for a snapshot that is not there, or not yet.
 pub(super) const UNKNOWN: &str = "InvalidSnapshot.NotFound";
@@ -177,9 +177,8 @@ pub(super) fn deleted(region: &Region, id: &str) -> Error {
 /// Begins a copy, and returns its id. A region that has its fill of copies is waited for.
 pub(super) async fn copy(from: &str, id: &str, to: &Region, wanted: &Wanted, status: &Status) -> Result<String, Error> {
     let what = format!("copy {id} from {from} to {}", to.name);
-    let started = Instant::now();
     let mut waits = Policy::CALL.start("CopySnapshot");
-    let pauses = Pauses::new();
+    let mut pace = Pace::within(LONGEST);
     loop {
         let tags = wanted.tags_of_snapshot(Made::Copy);
         let copied = to
@@ -199,9 +198,9 @@ pub(super) async fn copy(from: &str, id: &str, to: &Region, wanted: &Wanted, sta
             Err(error) => Error::of(&what, error),
         };
         // https://docs.aws.amazon.com/general/latest/gr/ebs-service.html: 20 for each destination, not adjustable.
-        if error.code() == Some("ResourceLimitExceeded") && started.elapsed() < LONGEST {
+        if error.code() == Some("ResourceLimitExceeded") {
             status.set(format!("{} has too many copies in progress", to.name));
-            pauses.pause().await;
+            pace.pause(&what, None).await?;
             continue;
         }
         if error.is_open()
@@ -219,7 +218,7 @@ pub(super) async fn copy(from: &str, id: &str, to: &Region, wanted: &Wanted, sta
 
 /// Whether a copy was begun after all.
 async fn settle(region: &Region, wanted: &Wanted) -> Result<Option<String>, Error> {
-    let pauses = Pauses::new();
+    let mut pace = Pace::within(LONGEST);
     for _ in 0..LOOKS {
         let found = find(region, wanted).await?;
         if let Some(found) = found
@@ -228,7 +227,7 @@ async fn settle(region: &Region, wanted: &Wanted) -> Result<Option<String>, Erro
         {
             return Ok(Some(found.id));
         }
-        pauses.pause().await;
+        pace.pause("find the copy", None).await?;
     }
     Ok(None)
 }

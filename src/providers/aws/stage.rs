@@ -14,12 +14,12 @@ use super::client::{Clients, Region};
 use super::error::Error;
 use super::s3::Object;
 use super::snapshot::{self, Snapshot};
-use super::wait::Status;
 use super::wanted::Wanted;
 use super::{ebs, import, register};
 use crate::base::failure::Failure;
 use crate::config::aws::{Aws, SnapshotMethod};
 use crate::providers::contract::Task;
+use crate::providers::poll::Status;
 
 /// When half of the regions are done, the others get as much time again, and this much at least, before they count as
 /// slow: but those that are done wait no longer than the task's patience. Slow ones go on by themselves, and the pipeline

@@ -7,7 +7,6 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::Value;
-use tokio::time::Instant;
 use url::Url;
 
 use super::error::Error;
@@ -15,16 +14,12 @@ use super::identity::{Identity, RESOURCE_MANAGER};
 use crate::base::failure::{Class, Classified};
 use crate::base::http;
 use crate::base::retry::Policy;
+use crate::providers::poll::Pace;
 
 /// The version of the gallery API that bodies are written in.
 pub(super) const API_VERSION: &str = "2023-07-03";
 /// A list of gallery versions has a few kB for each of them.
 const LIMIT: usize = 64 << 20;
-/// An operation is looked at this soon after it began, later less often.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Replication takes from minutes to hours. What is seen a quarter of a minute late costs nothing, and a subscription has
-/// a limited number of reads.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// How long a gallery or a definition may take. It takes seconds, and other images wait for it.
 pub(super) const MAKING: Duration = Duration::from_secs(10 * 60);
 /// How long anything about a version may take. Thirty regions take up to two and a half hours; what takes longer than this
@@ -54,36 +49,6 @@ struct Answer {
     status: StatusCode,
     headers: HeaderMap,
     body: Value,
-}
-
-/// Ever longer pauses between looks at something, for as long as it may take.
-#[derive(Clone, Copy)]
-pub(super) struct Pace {
-    next: Duration,
-    limit: Duration,
-    end: Instant,
-}
-
-impl Pace {
-    pub(super) fn within(limit: Duration) -> Self {
-        Self {
-            next: FIRST_PAUSE,
-            limit,
-            end: Instant::now() + limit,
-        }
-    }
-
-    /// Pauses, at least as long as the server wishes, or fails when it has been long enough.
-    pub(super) async fn pause(&mut self, what: &str, wish: Option<Duration>) -> Result<(), Error> {
-        let now = Instant::now();
-        if now >= self.end {
-            return Err(Error::unfinished(what, self.limit));
-        }
-        let pause = wish.map_or(self.next, |wish| wish.max(self.next));
-        tokio::time::sleep_until((now + pause).min(self.end)).await;
-        self.next = self.next.mul_f32(1.5).min(LONGEST_PAUSE);
-        Ok(())
-    }
 }
 
 impl ResourceManager {

@@ -140,14 +140,6 @@ impl Error {
         })
     }
 
-    pub(super) fn unfinished(what: &str, limit: Duration) -> Self {
-        Self::Call(CallError::Unfinished {
-            what: what.to_owned(),
-            state: "not done".to_owned(),
-            limit,
-        })
-    }
-
     /// From the HTTP client. Addresses are left out: some hold a signature.
     pub(super) fn lost(what: &str, source: reqwest::Error) -> Self {
         Self::Call(CallError::Lost {

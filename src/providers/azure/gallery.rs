@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::client::{MAKING, Pace, ResourceManager};
+use super::client::{MAKING, ResourceManager};
 use super::error::Error;
 use crate::config::azure::Azure;
 use crate::model::mark::OWNER;
+use crate::providers::poll::Pace;
 
 /// Publisher and offer of definitions; with the definition's name as the third part they are unique in a gallery.
 const PUBLISHER: &str = "Fedora";

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::client::{Pace, REPLICATION};
+use super::client::REPLICATION;
 use super::error::Error;
 use super::gallery::Gallery;
 use super::version::{Version, region_of};
 use crate::config::azure::{TargetRegion, canonical};
 use crate::model::mark::Mark;
+use crate::providers::poll::Pace;
 
 /// How often the log says how far replication is.
 const PROGRESS: Duration = Duration::from_secs(300);
@@ -88,7 +89,7 @@ impl Slot<'_> {
                 return if version.is_usable() {
                     Ok(Some(version))
                 } else {
-                    Err(stuck)
+                    Err(stuck.into())
                 };
             }
         }

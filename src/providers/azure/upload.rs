@@ -11,6 +11,7 @@ use super::claim::Claim;
 use super::error::Error;
 use super::pages::{Pages, Write};
 use crate::base::failure::Failure;
+use crate::base::retry;
 use crate::images::source::Source;
 use crate::images::vhd;
 use crate::model::mark::Mark;
@@ -80,7 +81,7 @@ async fn send(claim: &Arc<Claim>, source: &Source, size: u64, slots: &Arc<Semaph
                 drop((write, slot));
                 written
             };
-            writes.spawn(written.in_current_span());
+            writes.spawn(retry::inherit(written.in_current_span()));
         }
     }
     while let Some(written) = writes.join_next().await {

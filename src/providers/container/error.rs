@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use reqwest::Response;
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::base::failure::{Class, Classified, remark};
 use crate::base::http;
 use crate::config::container as config;
+use crate::images::oci::Digest;
 use crate::providers::call::CallError;
 
 /// The service in errors.
@@ -36,6 +37,14 @@ pub(super) enum Error {
     /// No document is that long.
     #[error("{0}: it is longer than 4 MiB")]
     TooLong(String),
+    /// A document whose bytes are not what its digest says.
+    #[error("{what}: its bytes have the digest {digest}")]
+    Content {
+        /// What was to be done.
+        what: String,
+        /// Of the bytes.
+        digest: Digest,
+    },
     /// Credentials would travel in the open.
     #[error("get a token from {0}: only https is accepted")]
     Realm(String),
@@ -100,6 +109,15 @@ impl Error {
         self
     }
 
+    /// Whether the registry has something that cannot be read: no later try helps, and only what is read is concerned.
+    pub(super) fn is_about_content(&self) -> bool {
+        match self {
+            Self::TooLong(_) | Self::Content { .. } => true,
+            Self::Call(call) => matches!(call.status(), Some(400 | 405 | 406 | 410 | 415 | 422)),
+            Self::Credentials(_) | Self::Stalled { .. } | Self::Withdrawn(_) | Self::Realm(_) => false,
+        }
+    }
+
     /// quay.io's answer to an index it accepts a moment later.
     pub(super) fn is_invalid(&self) -> bool {
         matches!(self, Self::Call(CallError::Refused { said, .. }) if said.contains("MANIFEST_INVALID"))
@@ -122,36 +140,22 @@ impl Classified for Error {
         match self {
             Self::Credentials(_) | Self::Realm(_) => Class::Everything,
             Self::Call(call) => call.class(),
-            Self::Stalled { .. } | Self::Withdrawn(_) => Class::TRANSIENT,
+            Self::Stalled { .. } | Self::Withdrawn(_) | Self::Content { .. } => Class::TRANSIENT,
             Self::TooLong(_) => Class::Deliverable,
         }
     }
 }
 
-#[derive(Deserialize)]
-struct Errors {
-    errors: Vec<ErrorRow>,
-}
-
-#[derive(Deserialize)]
-struct ErrorRow {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    message: String,
-}
-
-/// ` (CODE: message)`, or nothing. Only what is meant to be read: an error's details may hold anything.
+/// ` (CODE: message)`, or nothing. Only texts that are meant for people: an error's details may hold anything.
 fn errors(body: &[u8]) -> String {
-    let Ok(errors) = serde_json::from_slice::<Errors>(body) else {
-        return String::new();
-    };
-    let rows: Vec<String> = errors
-        .errors
-        .into_iter()
-        .map(|row| match row.message.as_str() {
-            "" => row.code,
-            message => format!("{}: {message}", row.code),
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let rows = body["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows: Vec<String> = rows
+        .iter()
+        .filter_map(|row| match (row["code"].as_str(), row["message"].as_str()) {
+            (Some(code), None | Some("")) => Some(code.to_owned()),
+            (code, Some(message)) => Some(format!("{}: {message}", code.unwrap_or_default())),
+            (None, None) => None,
         })
         .collect();
     remark(&rows.join("; "))
@@ -165,7 +169,10 @@ mod tests {
     fn only_what_is_meant_to_be_read_is_quoted() {
         let body = br#"{"errors":[{"code":"DENIED","message":"not\nyours","detail":"secret"}]}"#;
         assert_eq!(errors(body), " (DENIED: not yours)");
-        assert_eq!(errors(b"<html>"), "");
+        assert_eq!(errors(br#"{"errors":[{"code":"DENIED","message":null}]}"#), " (DENIED)");
+        for nothing in ["<html>", "{}", r#"{"errors":null}"#, r#"{"errors":[7]}"#] {
+            assert_eq!(errors(nothing.as_bytes()), "", "{nothing}");
+        }
     }
 
     #[test]

@@ -136,14 +136,6 @@ impl Error {
         })
     }
 
-    pub(super) fn unfinished(what: &str, limit: Duration) -> Self {
-        Self::Call(CallError::Unfinished {
-            what: what.to_owned(),
-            state: "not done".to_owned(),
-            limit,
-        })
-    }
-
     pub(super) fn lost(what: &str, source: reqwest::Error) -> Self {
         Self::unanswered(what, source.without_url().into())
     }

@@ -146,6 +146,7 @@ async fn write(path: &Path, deliverable: &Deliverable, task: &Task) -> Result<()
             size: inner.size,
             platform: None,
             annotations: index.annotations,
+            artifact_type: None,
         }],
         annotations: std::collections::BTreeMap::new(),
     };
