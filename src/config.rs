@@ -33,7 +33,7 @@ mod problem;
 mod reader;
 mod value;
 
-/// Where the file is, if nobody says otherwise.
+/// The file that is read where neither option nor variable names one.
 const DEFAULT_PATH: &str = "/etc/fedora-messaging/config.toml";
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -327,7 +327,7 @@ impl Provider {
     }
 
     /// Reads the one provider section. Each section that is there is read, so that its own
-    /// problems are told together with there being one too many.
+    /// problems are reported together with the surplus of sections.
     fn read(table: &Table<'_>) -> Option<Self> {
         let sections = [
             section(table, "aws", |t| aws::Aws::read(t).map(Self::Aws)),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cloud_image_uploader::base::http;
 use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::config::Config;
-use cloud_image_uploader::messaging::message::{Origin, Request};
+use cloud_image_uploader::messaging::message::{Request, RequestSource};
 use cloud_image_uploader::messaging::notify::Notice;
 use cloud_image_uploader::model::compose::ComposeId;
 use cloud_image_uploader::model::compose::release::Releases;
@@ -279,7 +279,7 @@ async fn a_message_is_fetched_from_datagrepper() {
     );
 }
 
-/// What every cloud's notice will be, with ids where only the cloud knows them.
+/// The planned notice of every cloud, with ids where only the cloud knows them.
 #[tokio::test]
 async fn notices_are_valid_under_the_existing_schemas() {
     let http = http::client().unwrap();
@@ -291,7 +291,7 @@ async fn notices_are_valid_under_the_existing_schemas() {
         location: Resource::Folder(fixtures().join("composes").join(compose)),
         label: Some("RC-1.6".to_owned()),
         announced: jiff::Timestamp::now(),
-        origin: Origin::Message(String::new()),
+        origin: RequestSource::Message(String::new()),
     };
     let mut messages = Vec::new();
     let mut classes = Vec::new();
@@ -373,7 +373,7 @@ async fn logs_are_objects_where_asked_for() {
     }));
 }
 
-/// The existing service's `log_config`: somebody gets an e-mail for each failure, and none for what went well.
+/// The existing service's `log_config`: its recipient gets an e-mail for each failure, and none for a success.
 #[tokio::test]
 async fn a_failure_is_mailed_once() {
     let mail = MailServer::start().await.unwrap();
@@ -441,7 +441,7 @@ handlers = ["email"]
         assert!(letters[0].contains(text), "{text} is not in {}", letters[0]);
     }
 
-    // Whoever looks only sees for himself.
+    // `plan` sends no mail: its operator reads the failure.
     let arguments = ["--conf", conf.to_str().unwrap(), "plan", "--file", "not-there.json"];
     let exit = run(&arguments, &[]).await;
     assert_eq!(exit.code, Some(2), "{}", exit.stderr);

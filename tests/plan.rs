@@ -10,7 +10,7 @@ use cloud_image_uploader::base::http;
 use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::commands::plan::Plan;
 use cloud_image_uploader::config::{Config, Provider};
-use cloud_image_uploader::messaging::message::{Origin, Request};
+use cloud_image_uploader::messaging::message::{Request, RequestSource};
 use cloud_image_uploader::messaging::notify::Notice;
 use cloud_image_uploader::model::compose::release::Releases;
 use cloud_image_uploader::model::compose::{Compose, ComposeId, Family, Image, NotOurs, Row};
@@ -46,7 +46,7 @@ async fn plan(provider_name: &str, compose: &str, label: Option<&str>) -> Value 
         location: Resource::Folder(fixtures().join("composes").join(compose)),
         label: label.map(str::to_owned),
         announced: jiff::Timestamp::now(),
-        origin: Origin::Message(String::new()),
+        origin: RequestSource::Message(String::new()),
     };
     let http = http::client().unwrap();
     let prepared = prepare(&http, &releases(), &provider(provider_name), &request, None).await;

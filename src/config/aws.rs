@@ -284,7 +284,7 @@ fn device(value: &Value<'_>) -> Option<String> {
     value.matching(fits, "a device such as \"/dev/sda1\"")
 }
 
-/// Types a root volume can have without being told a number of operations per second.
+/// Types a root volume can have without a stated number of operations per second.
 fn volume_type(value: &Value<'_>) -> Option<String> {
     let types = ["gp3", "gp2", "standard"].map(|name| (name, name));
     value.one_of(&types).map(str::to_owned)

@@ -53,7 +53,7 @@ pub struct TargetRegion {
     pub storage_account_type: String,
 }
 
-/// What the environment says about the account.
+/// The account, as the environment describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// `AZURE_SUBSCRIPTION_ID`
@@ -66,7 +66,7 @@ pub struct Credentials {
     pub proof: Proof,
 }
 
-/// What a token is asked for with.
+/// The credential that a token request sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
     /// `AZURE_SECRET` or `AZURE_CLIENT_SECRET`. Preferred when both are given, as in Azure's SDKs.
@@ -144,7 +144,7 @@ impl Azure {
         })
     }
 
-    /// The account, from either set of variable names: the former service's and the SDK's.
+    /// The account, from either set of variable names: the previous service's and the SDK's.
     ///
     /// # Errors
     ///

@@ -36,7 +36,7 @@ pub struct Gcp {
     pub promotion_minimum_age: Duration,
     /// `delete_deprecated_after`: how long a deprecated image is kept. Default: 14 days.
     pub delete_deprecated_after: Duration,
-    /// `clean_up_unmarked`: let the clean-up policy also retire what the former service made:
+    /// `clean_up_unmarked`: let the clean-up policy also retire the images of the previous service:
     /// images without the program's mark that name no other owner. Default: false.
     pub clean_up_unmarked: bool,
     /// `compute_endpoint`. Default: `https://compute.googleapis.com`.

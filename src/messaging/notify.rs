@@ -28,7 +28,7 @@ pub struct Notice {
     pub id: Uuid,
     /// Without the configured prefix.
     pub topic: String,
-    /// What consumers read.
+    /// The JSON object that consumers read.
     pub body: Value,
     /// The name of the body's schema; none for deliverables the package does not know.
     pub schema: Option<String>,
@@ -37,7 +37,7 @@ pub struct Notice {
 }
 
 impl Notice {
-    /// What will be announced if everything goes well, with `null` for what only the provider can know.
+    /// The notice of a publication without failures, with `null` for ids that only the provider knows.
     #[must_use]
     pub fn planned(deliverable: &Deliverable) -> Self {
         let configured: Vec<_> = deliverable
@@ -48,7 +48,7 @@ impl Notice {
         Self::new(deliverable, &configured)
     }
 
-    /// What is announced of these places.
+    /// The notice that the deliverable is at these places.
     #[must_use]
     pub fn of(deliverable: &Deliverable, places: &[Place]) -> Self {
         let live: Vec<_> = places

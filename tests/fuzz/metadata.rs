@@ -120,7 +120,7 @@ proptest! {
     }
 }
 
-/// Whatever the metadata says: what is read stays below the compose, and every name made of it is plain.
+/// Files that metadata names stay below the compose, and every name made from metadata is plain.
 #[tokio::test]
 async fn metadata() {
     let folder = tempfile::tempdir().unwrap();
