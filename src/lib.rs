@@ -43,6 +43,7 @@ pub mod messaging {
     pub mod broker;
     pub mod consumer;
     pub mod datagrepper;
+    pub mod jobs;
     pub mod message;
     pub mod notify;
 }

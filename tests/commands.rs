@@ -279,7 +279,7 @@ async fn a_message_is_fetched_from_datagrepper() {
     );
 }
 
-/// The planned notice of every cloud, with ids where only the cloud knows them.
+/// Every cloud's planned notices, with ids where only the cloud knows them.
 #[tokio::test]
 async fn notices_are_valid_under_the_existing_schemas() {
     let http = http::client().unwrap();
@@ -373,7 +373,7 @@ async fn logs_are_objects_where_asked_for() {
     }));
 }
 
-/// The existing service's `log_config`: its recipient gets an e-mail for each failure, and none for a success.
+/// The existing service's `log_config`: the recipients get an e-mail for each cause of failures, and none for successes.
 #[tokio::test]
 async fn a_failure_is_mailed_once() {
     let mail = MailServer::start().await.unwrap();
@@ -441,7 +441,7 @@ handlers = ["email"]
         assert!(letters[0].contains(text), "{text} is not in {}", letters[0]);
     }
 
-    // `plan` sends no mail: its operator reads the failure.
+    // An operator who only looks needs no e-mail.
     let arguments = ["--conf", conf.to_str().unwrap(), "plan", "--file", "not-there.json"];
     let exit = run(&arguments, &[]).await;
     assert_eq!(exit.code, Some(2), "{}", exit.stderr);

@@ -1,11 +1,12 @@
 //! A local directory: disks as sparse raw files, containers as OCI layouts.
 //!
 //! Below `directory`, in order: `<compose>/<arch>/.<file>.partial` while it is written, `.<file>.<sha256>.staged` when
-//! it is complete and verified, then `<file>` beside `<file>.mark.json`, which says what it is. Only one process at a
-//! time writes to a directory.
+//! it is complete and verified, then `<file>` beside `<file>.mark.json`, which says what it is and when it was last
+//! modified: a file that has changed since is written again. Only one process at a time writes to a directory.
 
 mod disk;
 mod layout;
+mod stamp;
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -31,14 +32,14 @@ pub struct LocalProvider {
     holders: Mutex<Holders>,
 }
 
-/// Who writes to the directory now.
+/// The tasks of this process that write to the directory.
 #[derive(Debug, Default)]
 struct Holders {
     count: usize,
     lock: Option<File>,
 }
 
-/// One who writes to the directory. The last one lets other processes in.
+/// The right of one task to write to the directory. The last one to be dropped opens the directory to other processes.
 struct Claim<'a>(&'a Mutex<Holders>);
 
 impl Drop for Claim<'_> {
@@ -172,7 +173,7 @@ impl Classified for Error {
     fn class(&self) -> Class {
         match self {
             Self::File { source, .. } => match source.kind() {
-                // Somebody has to make room, or let us in.
+                // An operator has to make room, or to permit it.
                 io::ErrorKind::StorageFull
                 | io::ErrorKind::QuotaExceeded
                 | io::ErrorKind::PermissionDenied

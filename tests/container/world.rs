@@ -123,7 +123,7 @@ pub fn program(entry: &Entry) -> Program {
     variables.fold(program, |program, (name, value)| program.env(name, value))
 }
 
-/// What a release needs not be asked for.
+/// Release data, which is not fetched here.
 fn release() -> Release {
     Release {
         name: "43".to_owned(),
