@@ -17,9 +17,11 @@ pub mod base {
 /// Composes, images, and what becomes of them under which names. No I/O.
 pub mod model {
     pub mod compose;
+    pub mod deliverable;
     pub mod mark;
     pub mod outcome;
     pub mod select;
+    pub mod target;
 }
 
 /// The images themselves: bytes in, verified chunks and facts out.

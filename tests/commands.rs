@@ -9,7 +9,7 @@ use std::time::Duration;
 use cloud_image_uploader::base::http;
 use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::config::Config;
-use cloud_image_uploader::messaging::message::{Origin, Request};
+use cloud_image_uploader::messaging::message::{Request, RequestSource};
 use cloud_image_uploader::messaging::notify::Notice;
 use cloud_image_uploader::model::compose::ComposeId;
 use cloud_image_uploader::model::compose::release::Releases;
@@ -292,7 +292,7 @@ async fn notices_are_valid_under_the_existing_schemas() {
         location: Resource::Folder(fixtures().join("composes").join(compose)),
         label: Some("RC-1.6".to_owned()),
         announced: jiff::Timestamp::now(),
-        origin: Origin::Message(String::new()),
+        origin: RequestSource::Message(String::new()),
     };
     let mut messages = Vec::new();
     let mut classes = Vec::new();

@@ -17,11 +17,11 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 pub const SILENCE: Duration = Duration::from_secs(30);
 /// A call without an upload that takes longer than this has failed.
 pub const CALL: Duration = Duration::from_secs(60);
-/// Nobody is left alone for longer than this, whatever he wishes.
+/// Upper bound on a `Retry-After` that we honor.
 const LONGEST_WISH: Duration = Duration::from_secs(24 * 60 * 60);
 /// More redirects than this are a loop.
 const REDIRECTS: usize = 5;
-/// What is read of the reasons for a refusal. They fit into a few hundred bytes.
+/// Bytes of a refusal's body that are read. The reasons in it fit into a few hundred.
 const REFUSAL: usize = 64 << 10;
 
 /// The hosts that composes are read from: anybody's, unless some are named.

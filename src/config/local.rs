@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::Section;
 use super::container;
 use super::reader::{Table, Value};
+use crate::model::target::{self, Rules};
 
 /// Where files go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +18,26 @@ pub struct Local {
     /// `repos`: subvariant to repository, which names the OCI layout. Default: none, and a layout
     /// is named after its subvariant.
     pub repos: BTreeMap<String, String>,
+}
+
+impl Section for Local {
+    fn name(&self) -> &'static str {
+        "local"
+    }
+
+    fn publish_amqp_messages(&self) -> bool {
+        self.publish_amqp_messages
+    }
+
+    fn locations(&self) -> Vec<String> {
+        vec![self.directory.display().to_string()]
+    }
+
+    fn rules(&self) -> Box<dyn Rules> {
+        Box::new(target::local::LocalRules {
+            repos: self.repos.clone(),
+        })
+    }
 }
 
 impl Local {

@@ -49,6 +49,7 @@ use crate::config::azure::{Azure, canonical};
 use crate::model::mark::Mark;
 use crate::model::outcome::Outcome;
 use crate::model::select::{Deliverable, Target};
+use crate::model::target::azure::GalleryVersion;
 
 /// Publishes to a compute gallery.
 #[derive(Debug)]
@@ -174,23 +175,19 @@ impl Retire for AzureProvider {
 
 impl AzureProvider {
     fn job<'a>(&'a self, deliverable: &'a Deliverable, task: &'a Task, mark: &'a Mark) -> Result<Job<'a>, Error> {
-        match &deliverable.target {
-            Target::GalleryVersion { definition, version } => Ok(Job {
-                slot: Slot {
-                    gallery: &self.gallery,
-                    definition,
-                    version,
-                },
-                deliverable,
-                task,
-                mark,
-            }),
-            Target::Ami { .. }
-            | Target::GceImage { .. }
-            | Target::Repository { .. }
-            | Target::Disk { .. }
-            | Target::Layout { .. } => Err(Error::NotAVersion(deliverable.name())),
-        }
+        let Target::Azure(GalleryVersion { definition, version }) = &deliverable.target else {
+            return Err(Error::NotAVersion(deliverable.name()));
+        };
+        Ok(Job {
+            slot: Slot {
+                gallery: &self.gallery,
+                definition,
+                version,
+            },
+            deliverable,
+            task,
+            mark,
+        })
     }
 }
 

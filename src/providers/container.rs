@@ -242,14 +242,10 @@ impl ContainerProvider {
 }
 
 fn tags_of(deliverable: &Deliverable) -> Result<&[String], Error> {
-    match &deliverable.target {
-        Target::Repository { tags, .. } => Ok(tags),
-        Target::Ami { .. }
-        | Target::GalleryVersion { .. }
-        | Target::GceImage { .. }
-        | Target::Disk { .. }
-        | Target::Layout { .. } => Err(Error::NotARepository(deliverable.name())),
-    }
+    let Target::Container(repository) = &deliverable.target else {
+        return Err(Error::NotARepository(deliverable.name()));
+    };
+    Ok(&repository.tags)
 }
 
 /// A deliverable that cannot be published.

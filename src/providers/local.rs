@@ -20,6 +20,7 @@ use crate::base::failure::{Class, Classified, Failure};
 use crate::config::local::Local;
 use crate::model::outcome::{Outcome, Place};
 use crate::model::select::{Deliverable, Target};
+use crate::model::target::local::LocalImage;
 
 /// Held while a process writes to the directory.
 const LOCK: &str = ".lock";
@@ -107,15 +108,12 @@ impl Publish for LocalProvider {
 
     async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
         let _claim = self.claim()?;
-        let origin = match &deliverable.target {
-            Target::Disk { path } => disk::stage(&self.directory.join(path), deliverable, task).await?,
-            Target::Layout { path, .. } => layout::stage(&self.directory.join(path), deliverable, task).await?,
-            Target::Ami { .. }
-            | Target::GalleryVersion { .. }
-            | Target::GceImage { .. }
-            | Target::Repository { .. } => {
-                return Ok(Outcome::default());
-            }
+        let Target::Local(local) = &deliverable.target else {
+            return Ok(Outcome::default());
+        };
+        let origin = match local {
+            LocalImage::Disk { path } => disk::stage(&self.directory.join(path), deliverable, task).await?,
+            LocalImage::Layout { path, .. } => layout::stage(&self.directory.join(path), deliverable, task).await?,
         };
         Ok(self.staged(Place {
             location: self.location(),
@@ -126,13 +124,11 @@ impl Publish for LocalProvider {
 
     async fn release(&self, deliverable: &Deliverable, staged: Outcome, _task: &Task) -> Result<Outcome, Failure> {
         let _claim = self.claim()?;
-        match &deliverable.target {
-            Target::Disk { path } => disk::release(&self.directory.join(path), deliverable)?,
-            Target::Layout { path, .. } => layout::release(&self.directory.join(path), deliverable)?,
-            Target::Ami { .. }
-            | Target::GalleryVersion { .. }
-            | Target::GceImage { .. }
-            | Target::Repository { .. } => {}
+        if let Target::Local(local) = &deliverable.target {
+            match local {
+                LocalImage::Disk { path } => disk::release(&self.directory.join(path), deliverable)?,
+                LocalImage::Layout { path, .. } => layout::release(&self.directory.join(path), deliverable)?,
+            }
         }
         Ok(Outcome {
             places: staged.places,

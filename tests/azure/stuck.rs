@@ -84,7 +84,9 @@ impl Gallery {
             newest_stable: true,
             end_of_life: None,
         };
-        let deliverable = select(&section, &compose, &release, None).deliverables.remove(0);
+        let deliverable = select(&section.publisher(), &compose, &release, None)
+            .deliverables
+            .remove(0);
         Self {
             azure,
             provider,

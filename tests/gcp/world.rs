@@ -112,7 +112,7 @@ impl World {
         let http = http::client().unwrap();
         let location = Resource::Folder(folder.to_owned());
         let compose = Compose::fetch(&http, &location, &id, label).await.unwrap();
-        select(&self.section(""), &compose, &release, None).deliverables
+        select(&self.section("").publisher(), &compose, &release, None).deliverables
     }
 
     /// Nothing is left that anybody would pay for but these images.

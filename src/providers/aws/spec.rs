@@ -22,6 +22,7 @@ use crate::config::aws::Aws;
 use crate::model::compose::Image;
 use crate::model::mark::Mark;
 use crate::model::select::{Deliverable, Target};
+use crate::model::target::aws::Ami;
 use crate::providers::ownership::{self, Comparison, HandsOff};
 
 /// The prefix of each tag of this program.
@@ -64,7 +65,7 @@ impl CreatedBy {
 
 impl AmiSpec {
     pub(super) fn of(deliverable: &Deliverable, section: &Aws) -> Result<Self, Error> {
-        let (Target::Ami { name }, [image]) = (&deliverable.target, &deliverable.images[..]) else {
+        let (Target::Aws(Ami { name }), [image]) = (&deliverable.target, &deliverable.images[..]) else {
             return Err(Error::NotAnAmi(deliverable.name()));
         };
         let mut tags = BTreeMap::from([("Name".to_owned(), name.clone())]);

@@ -238,6 +238,7 @@ mod tests {
     use crate::base::resource::Resource;
     use crate::model::compose::release::{Release, Stage};
     use crate::model::select::Target;
+    use crate::model::target::container::Repository;
 
     fn image(arch: &str, sha256: &str) -> Image {
         Image {
@@ -254,10 +255,10 @@ mod tests {
 
     fn deliverable(id: &str, images: Vec<Image>) -> Deliverable {
         Deliverable {
-            target: Target::Repository {
+            target: Target::Container(Repository {
                 repository: "fedora".to_owned(),
                 tags: vec!["43".to_owned()],
-            },
+            }),
             locations: Vec::new(),
             images,
             subvariant: "Container_Base".to_owned(),
