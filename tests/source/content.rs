@@ -160,6 +160,37 @@ async fn a_file_that_does_not_decode_is_refused() {
         ("truncated gzip", "gzip", shortened(&gzip(&disk), 9)),
         ("rubbish after gzip", "gzip", with(gzip(&disk), b"rubbish!")),
         ("the magic of gzip, then noise", "gzip", magic(&[0x1f, 0x8b])),
+        (
+            "zeros after gzip, and then more",
+            "gzip",
+            with(gzip(&disk), &[0, 0, 0, 1]),
+        ),
+        (
+            "a member after zeros",
+            "gzip",
+            with(with(gzip(&disk), &[0; 9]), &gzip(&disk)),
+        ),
+        (
+            "a truncated second member",
+            "gzip",
+            with(gzip(&disk), &gzip(&disk)[..1000]),
+        ),
+        ("zeros after zstd", "zstd", with(zstd(&disk), &[0; 8])),
+        (
+            "a truncated skippable frame",
+            "zstd",
+            with(zstd(&disk), b"\x50\x2a\x4d\x18\x09\0\0\0rubbish!"),
+        ),
+        (
+            "half a skippable frame's length",
+            "zstd",
+            with(zstd(&disk), b"\x50\x2a\x4d\x18\x09\0"),
+        ),
+        (
+            "lz4 after a skippable frame",
+            "zstd",
+            b"\x50\x2a\x4d\x18\x01\0\0\0x\x04\x22\x4d\x18\x64\x40\xa7".to_vec(),
+        ),
         ("truncated zstd", "zstd", shortened(&zstd(&disk), 9)),
         ("rubbish after zstd", "zstd", with(zstd(&disk), b"rubbish!")),
         (

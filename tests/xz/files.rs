@@ -61,7 +61,7 @@ pub async fn open(source: &Source, ordered: bool) -> Chunks {
     if ordered {
         source.open(Form::Decompressed).await.unwrap()
     } else {
-        source.open_unordered().await.unwrap()
+        source.open_unordered(Form::Decompressed).await.unwrap()
     }
 }
 

@@ -75,7 +75,7 @@ async fn measure(mut window: Window<'_>) -> Result<u64, Untold> {
         Format::Xz => {}
         Format::Plain => return Ok(size),
         // What they tell is modulo 4 GiB, or of one part of several.
-        Format::Gzip | Format::Zstd => return Err(Untold::Silent),
+        Format::Gzip | Format::Zstd | Format::Unsupported(_) => return Err(Untold::Silent),
     }
     // From the last stream to the first.
     let mut end = size;
