@@ -53,6 +53,12 @@ impl Cutter {
         Some(self.memory(compressed, uncompressed))
     }
 
+    /// Memory to hold the block and to decode it piece by piece, if its header tells.
+    pub fn claim_in_steps(&self) -> Option<u64> {
+        let (compressed, uncompressed) = (self.claimed.0?, self.claimed.1?);
+        Some(self.memory(compressed, uncompressed).saturating_sub(uncompressed))
+    }
+
     /// Memory to hold and decode what has been seen of the block.
     pub fn seen(&self) -> u64 {
         self.memory(self.compressed, self.uncompressed)
