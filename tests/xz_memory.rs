@@ -1,4 +1,4 @@
-//! What decoding holds in memory, measured from outside. One test, so that nothing else is in this process.
+//! The memory that decoding holds, measured from outside. One test, so that nothing else is in this process.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panicking")]
 
@@ -31,7 +31,7 @@ async fn all(images: &[&Stored], memory: u64, ordered: bool) {
         tasks.push(tokio::spawn(async move {
             let mut chunks = open(&source, ordered).await;
             started.wait().await;
-            // Whatever is decoded stays until then.
+            // All decoded bytes are held until then.
             steady(Duration::from_secs(20)).await;
             while chunks.next().await.unwrap().is_some() {}
         }));

@@ -19,13 +19,13 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 pub const SILENCE: Duration = Duration::from_secs(30);
 /// A call without an upload that takes longer than this has failed.
 pub const CALL: Duration = Duration::from_secs(60);
-/// Nobody is left alone for longer than this, whatever he wishes.
+/// Upper bound on a `Retry-After` that is honored.
 const LONGEST_WISH: Duration = Duration::from_secs(24 * 60 * 60);
 /// More redirects than this are a loop.
 const REDIRECTS: usize = 5;
 /// The first bytes of every gzip file.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
-/// What is read of the reasons for a refusal. They fit into a few hundred bytes.
+/// Upper bound on the body of a refusal that is read. They fit into a few hundred bytes.
 const REFUSAL: usize = 64 << 10;
 
 /// The hosts that composes are read from: anybody's, unless some are named.
@@ -172,7 +172,7 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wish.min(LONGEST_WISH))
 }
 
-/// What a server says about its refusal: the body of its answer, as far as it came in time and is not too long.
+/// The body of a refusal, as far as it came in time and is not too long.
 pub async fn refusal(mut response: Response) -> Vec<u8> {
     let mut body = Vec::new();
     let read = async {
@@ -183,7 +183,7 @@ pub async fn refusal(mut response: Response) -> Vec<u8> {
             }
         }
     };
-    // The refused request may have had no limit: that of an upload has none. What has come until then will do.
+    // The refused request may have had no limit: that of an upload has none. The part that has come until then will do.
     let _ = tokio::time::timeout(SILENCE, read).await;
     body
 }
@@ -277,7 +277,7 @@ pub enum GetError {
     /// No answer, or not all of it.
     #[error("get {url}")]
     Lost {
-        /// What was asked for.
+        /// The document.
         url: String,
         /// Why.
         source: reqwest::Error,
@@ -285,7 +285,7 @@ pub enum GetError {
     /// The server refused.
     #[error("get {url}: the server answered {status}")]
     Status {
-        /// What was asked for.
+        /// The document.
         url: String,
         /// The HTTP status.
         status: u16,
@@ -311,7 +311,7 @@ pub enum GetError {
     /// More than anybody would write.
     #[error("get {url}: longer than {limit} bytes")]
     TooLong {
-        /// What was asked for.
+        /// The document.
         url: String,
         /// Bytes that are accepted.
         limit: u64,

@@ -1,4 +1,4 @@
-//! What a disk must look like before anything is registered.
+//! The look of a disk, taken before anything is registered.
 //!
 //! A file that decodes proves little: a row of a compose may name a file of another compression, another disk format, or
 //! nothing at all. Each disk that Fedora publishes has whole sectors of 512

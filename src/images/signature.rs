@@ -34,7 +34,7 @@ pub struct Signatures {
 }
 
 impl Signatures {
-    /// Reads the keyring. Whoever is in it is trusted: expiry and revocation are the operator's business.
+    /// Reads the keyring. Every key in it is trusted: expiry and revocation are the operator's business.
     ///
     /// # Errors
     ///
@@ -104,7 +104,7 @@ impl Signatures {
         Ok(None)
     }
 
-    /// What was signed by a known key; nothing of what may stand around it.
+    /// The text that a known key signed, without anything that may stand around it.
     fn signed_text(&self, file: &[u8]) -> Option<String> {
         let (message, _) = CleartextSignedMessage::from_armor(file).ok()?;
         let is_strong = |hash: Option<HashAlgorithm>| hash.is_some_and(|hash| HASHES.contains(&hash));
@@ -145,7 +145,7 @@ fn keys(path: &Path) -> Result<Vec<SignedPublicKey>, Error> {
     Ok(keys)
 }
 
-/// What the file may be called: that of a candidate has its label, that of a nightly its date.
+/// Names that the file may have: that of a candidate has its label, that of a nightly its date.
 fn names(compose: &Compose, image: &Image) -> Vec<String> {
     let variant = image.path.split('/').next().unwrap_or_default();
     let release = match compose.id.number {
@@ -187,21 +187,21 @@ pub enum Error {
         /// Why.
         source: pgp::errors::Error,
     },
-    /// Nobody is trusted.
+    /// The keyring has no key.
     #[error("read the keyring {}: there is no public key in it", .0.display())]
     Empty(PathBuf),
     /// A file is there and cannot be had.
     #[error("read the signed checksums")]
     Read(#[source] ReadError),
-    /// Somebody else signed, or the text is not what was signed.
+    /// Another key signed, or the text is not the one that was signed.
     #[error("trust {0}: it is not signed by a key of the keyring")]
     Untrusted(String),
-    /// There is no signed file.
+    /// The compose has no signed file.
     #[error("verify {path}: there are no signed checksums ({names}), and verify_signatures is \"require\"")]
     Unsigned {
         /// The image.
         path: String,
-        /// What they may be called.
+        /// Names that they may have.
         names: String,
     },
     /// The image is not in it.

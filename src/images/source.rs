@@ -40,13 +40,13 @@ pub(super) use decompress::AHEAD;
 /// [EBS direct](https://docs.aws.amazon.com/ebs/latest/userguide/ebs-accessing-snapshot.html), and small enough to find
 /// the holes of a disk.
 pub const CHUNK: usize = 512 << 10;
-/// No image is longer, neither stored nor decompressed: ten times the longest that Fedora has. Whoever sends more fills a
-/// disk or an account; it is noticed in mid-stream, since most formats tell their length at the end or not at all.
+/// Upper bound on an image, stored and decompressed: ten times the longest that Fedora has. A longer one would fill a disk
+/// or an account. It is noticed in mid-stream, since most formats state their length at the end or not at all.
 pub const LONGEST: u64 = 64 << 30;
 /// Decoded pieces that wait for the target.
 const DECODED_QUEUE: usize = 8;
-/// What one image in flight holds at most without any of the blocks that are decoded in parallel, and without the
-/// decoder's dictionary: both queues, and a piece at each end.
+/// Memory that one image in flight needs besides the blocks that are decoded in parallel and the decoder's dictionary: both
+/// queues, and a piece at each end.
 const IMAGE_MEMORY: u64 = 16 << 20;
 
 /// The form in which a target takes an image.
@@ -97,11 +97,11 @@ pub(super) enum Order {
 pub struct Chunk {
     /// Distance from the image's first byte.
     pub offset: u64,
-    /// What is there.
+    /// The bytes at that place.
     pub content: Content,
 }
 
-/// What a piece consists of.
+/// The bytes of a piece, spelled out or as a number of zeros.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// These bytes.
@@ -145,7 +145,7 @@ impl Sources {
         let at_once = usize::try_from(memory / IMAGE_MEMORY)
             .unwrap_or(usize::MAX)
             .clamp(1, Semaphore::MAX_PERMITS);
-        // What the images need in any case is set aside; the rest is for blocks.
+        // Each image's own memory is set aside; the rest is for blocks.
         let aside = IMAGE_MEMORY.saturating_mul(at_once.min(images) as u64);
         Self {
             http,
@@ -203,7 +203,7 @@ impl Source {
         self.start(form, order).await
     }
 
-    /// Its length when decompressed, in bytes; for targets that must be told before the first byte.
+    /// Its length when decompressed, in bytes; for targets that need it before the first byte.
     ///
     /// An .xz file tells at its end, which takes a small Range request or two. Where that does not help, the image is
     /// read once to count. Nothing is verified by this: what the pieces come to is what counts.
@@ -534,11 +534,11 @@ pub enum Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            // Whoever may not read an image of a public compose host will not be let in by waiting or by an operator.
+            // Neither waiting nor an operator gives access to an image of a public compose host.
             Self::Status { status: 401 | 403, .. } => Class::Deliverable,
             Self::Status { status, after, .. } => Class::of_status(*status, *after),
             Self::ConnectionLost { source, .. } => http::class(source),
-            // Files are named by an operator, who is told at once and not after hours of trying.
+            // An operator named the file, and learns of it at once and not after hours of trying.
             Self::File { source, .. } if resource::is_lasting(source) => Class::Deliverable,
             Self::Changed { .. }
             | Self::File { .. }

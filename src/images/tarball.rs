@@ -1,4 +1,4 @@
-//! What Compute Engine takes as an image, checked while it passes, at no second read.
+//! The tarball that Compute Engine imports as an image, checked while it passes, without a second read.
 //!
 //! [Its rules](https://cloud.google.com/compute/docs/import/import-existing-image#create_image_file): a gzip file, in it
 //! a tar archive in GNU format with one member, `disk.raw`, whose size is a whole number of GiB. The import comes long after
@@ -46,7 +46,7 @@ pub(super) fn start(path: &str, stored: Receiver<Bytes>) -> Result<Receiver<Byte
             (State::Passing | State::Ended, Ok(())) => Ok(Piece::End),
             (State::Passing | State::Ended, Err(source)) => Err(malformed(&image, source)),
         };
-        // Nobody listens any more: then nobody needs to know.
+        // A reader that is gone needs no outcome.
         let _ = sender.blocking_send(outcome);
     };
     let spawned = thread::Builder::new().name("check".to_owned()).spawn(run);
@@ -109,7 +109,7 @@ impl Read for Passing {
     }
 }
 
-/// What is wrong with the tarball of an image.
+/// The error of an image whose tarball is wrong.
 pub(super) fn malformed(path: &str, source: io::Error) -> Error {
     Error::Malformed {
         path: path.to_owned(),
@@ -145,7 +145,7 @@ pub(super) struct Archive {
     member: Member,
 }
 
-/// What the next bytes of an archive belong to.
+/// The part of an archive that its next bytes belong to.
 #[derive(Debug)]
 enum Place {
     Header,

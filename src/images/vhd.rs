@@ -6,7 +6,7 @@
 
 /// Length of a footer, and of a page.
 pub const FOOTER: usize = 512;
-/// What the length of the disk is a multiple of.
+/// The length of the disk is a multiple of this.
 const ALIGNMENT: u64 = 1 << 20;
 const COOKIE: &[u8; 8] = b"conectix";
 /// The only type that Azure takes.
@@ -40,7 +40,7 @@ fn may_be_vhd(image: u64) -> bool {
 ///
 /// # Errors
 ///
-/// What is wrong with the footer it has, or with its length.
+/// The footer it has is wrong, or its length is.
 pub fn complete(image: u64, end: &[u8; FOOTER], seed: &str) -> Result<Option<[u8; FOOTER]>, String> {
     if !end.starts_with(COOKIE) {
         if may_be_vhd(image) {

@@ -37,7 +37,7 @@ use super::source::{Error, Lane, Order, Piece};
 
 /// The first bytes of every .xz file.
 pub(super) const MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
-/// What one image may hold of the budget, per decoding thread and for three more blocks that are cut, wait, or leave:
+/// The share of the budget that one image may hold, per decoding thread and for three more blocks that are cut, wait, or leave:
 /// the 24 MiB of `xz -6 -T0` decoded, and a third of it compressed. Two processors come to 160 MiB.
 const SHARE_PER_BLOCK: u64 = 32 << 20;
 const MORE_BLOCKS: u64 = 3;
@@ -137,7 +137,7 @@ pub(super) async fn decode(
     Ok(())
 }
 
-/// Whatever ends the image, its blocks are not decoded in vain.
+/// Stops the decoding of blocks when the image ends, for whatever reason.
 struct StopOnDrop(Arc<Flow>);
 
 impl Drop for StopOnDrop {
@@ -418,7 +418,7 @@ impl File<'_> {
 /// A block that is being cut.
 struct Block {
     cutter: Cutter,
-    /// What a decoder that takes it as it comes in has to remember.
+    /// Bytes that a decoder has to remember that takes the block as it comes in.
     remembered: u64,
     /// Its header, and what came behind it.
     pieces: Vec<Bytes>,

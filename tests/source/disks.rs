@@ -152,7 +152,7 @@ async fn a_disk_comes_out_as_the_kind_that_it_is() {
     }
 }
 
-/// What an upload has of such a disk costs: it is not begun where the first sector says enough.
+/// An upload costs: none is started where the first sector says enough.
 #[tokio::test]
 async fn no_byte_of_a_disk_that_starts_wrong_is_given_out() {
     let shelf = Shelf::start().await;

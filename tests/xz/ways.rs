@@ -85,7 +85,7 @@ async fn a_twin_with_a_wrong_check_is_no_twin() {
     assert_eq!(error.to_string(), "decompress disk.raw.xz as xz");
 }
 
-/// What stands behind the first block: found by what all blocks have in common.
+/// The check behind the first block: found by what all blocks have in common.
 fn check_of_zeros(file: &[u8]) -> [u8; 8] {
     let header = usize::from(file[12]) * 4 + 4;
     let block = &file[12..12 + header];

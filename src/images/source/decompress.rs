@@ -19,7 +19,7 @@ use crate::images::gzip::Members;
 use crate::images::magic;
 use crate::images::xz::{self, Decoders, Fault};
 
-/// What of a file tells how much its decoder has to remember: as much as the headers of an .xz file may have.
+/// First bytes of a file that state how much its decoder has to remember: the headers of an .xz file are the longest.
 const HEADERS: usize = xz::STREAM_HEADER + xz::LONGEST_HEADER;
 /// Bytes that tell the format.
 pub(in crate::images) const MAGIC: usize = magic::LONGEST;
@@ -84,7 +84,7 @@ pub(in crate::images) async fn start(
             Err(Stop::Malformed(error) | Stop::Failed(error)) => Err(error),
             Err(Stop::Abandoned) => return,
         };
-        // Nobody listens any more: then nobody needs to know.
+        // A reader that is gone needs no outcome.
         let _ = sender.send(outcome).await;
     });
     (lanes, AbortOnDropHandle::new(task))
@@ -143,7 +143,7 @@ fn fault_of(path: &str, fault: Fault) -> Stop {
     }
 }
 
-/// What a decoder says, or its turn does, which alone lacks memory.
+/// The error of a decoder, or of its turn, which alone lacks memory.
 fn malformed(path: &str, format: Format, source: io::Error) -> Stop {
     let path = path.to_owned();
     match source.kind() {

@@ -23,11 +23,11 @@ const LARGEST_WINDOW: u32 = 27;
 /// The magic number and the descriptor.
 const FIXED: usize = MAGIC.len() + 1;
 
-/// What the frames of a file decode to.
+/// Decodes the frames of a file, one after the other.
 pub(super) struct Frames<R: BufRead> {
     decoders: Arc<Decoders>,
     turn: Turn,
-    /// What follows the last frame.
+    /// The bytes that follow the last frame.
     rest: Option<R>,
     frame: Option<Frame<R>>,
 }

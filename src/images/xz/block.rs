@@ -66,7 +66,7 @@ impl Cutter {
 
     /// Memory that a decoder of what has been seen takes for its dictionary.
     pub fn dictionary(&self) -> u64 {
-        // It never holds more than what was decoded, and memory that nobody touched is none.
+        // It never holds more than what was decoded, and memory that was never touched is none.
         self.dictionary.min(self.uncompressed)
     }
 
@@ -83,7 +83,7 @@ impl Cutter {
         matches!(self.state, State::Tail(0))
     }
 
-    /// What the index must say of the block, once it is complete.
+    /// The entry that the index must have for the block, once it is complete.
     pub fn record(&self) -> Record {
         Record {
             unpadded: self.header + self.compressed + self.check as u64,

@@ -25,14 +25,14 @@ const CRC64: [u8; 2] = [0, 4];
 pub(super) struct Decoding {
     stream: Stream,
     input: VecDeque<Bytes>,
-    /// What is decoded of the next chunk.
+    /// The next chunk, as far as it is decoded.
     chunk: Vec<u8>,
     filled: usize,
     /// Where in the image that chunk begins.
     offset: u64,
     lease: Lease,
     outlet: Outlet,
-    /// Of what was sent, where the check is ours to verify.
+    /// The check of the bytes sent, where it is verified here.
     crc: Option<Digest>,
     zeros: bool,
     ended: bool,
@@ -191,7 +191,7 @@ pub(super) fn broke() -> io::Error {
 
 /// A block to be decoded at once.
 pub(super) struct Whole {
-    /// What it stands in.
+    /// The stream that it is part of.
     pub stream: StreamHeader,
     /// Its sizes.
     pub record: Record,

@@ -84,7 +84,7 @@ impl Flow {
         })
     }
 
-    /// Whether nobody wants the image any more.
+    /// True once the reader of the image is gone, or a block failed.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
@@ -162,8 +162,8 @@ impl Flow {
         self.until(|state| (state.pieces <= but).then_some(())).await
     }
 
-    /// As [`Self::taken`] for a block that is decoded beside others, and leaves their failures to the image; `false` if
-    /// nobody wants the image any more.
+    /// As [`Self::taken`] for a block that is decoded beside others, and leaves their failures to the image; `false` once
+    /// the image is stopped.
     pub async fn is_wanted(&self, but: usize) -> bool {
         loop {
             let mut changed = pin!(self.changed());
@@ -330,7 +330,7 @@ impl Outlet {
 
     fn send(&self, offset: u64, content: Content) {
         self.flow.state().pieces += 1;
-        // If nobody listens, dropping it is all there is to do.
+        // If the reader is gone, the piece is dropped.
         let _ = self.sender.send(Decoded {
             offset,
             content,
