@@ -5,6 +5,7 @@
 /// What every program of this kind needs: failures by what can be done about them, retries, HTTP, metrics. Knows no images.
 pub mod base {
     pub mod failure;
+    pub mod health;
     pub mod http;
     pub mod metrics;
     pub mod progress;
@@ -16,6 +17,8 @@ pub mod base {
 /// Composes, images, and what becomes of them under which names. No I/O.
 pub mod model {
     pub mod compose;
+    pub mod mark;
+    pub mod outcome;
     pub mod select;
 }
 
@@ -40,6 +43,7 @@ pub mod messaging {
     pub mod broker;
     pub mod consumer;
     pub mod datagrepper;
+    pub mod jobs;
     pub mod message;
     pub mod notify;
 }
@@ -50,6 +54,8 @@ pub mod providers {
     pub mod aws;
     #[cfg(feature = "azure")]
     pub mod azure;
+    pub mod call;
+    pub mod connect;
     #[cfg(feature = "container")]
     pub mod container;
     pub mod contract;
@@ -57,21 +63,41 @@ pub mod providers {
     pub mod gcp;
     #[cfg(feature = "local")]
     pub mod local;
+    pub mod ownership;
+    pub mod poll;
+}
+
+/// Between stage and release: what a deliverable has to pass before users see it.
+pub mod gates {
+    pub mod gate;
 }
 
 /// From a message to what is live and announced.
 pub mod publish {
     pub mod pipeline;
+    pub mod prepare;
+    mod progress;
     pub mod report;
     pub mod work;
+}
+
+/// An image's life after its publication.
+pub mod lifecycle {
+    pub mod run;
 }
 
 /// The command line.
 pub mod commands {
     pub mod arguments;
+    pub mod check;
+    pub mod clean_up;
+    pub mod consume;
+    pub mod exit;
     pub mod monitoring;
     pub mod package_files;
     pub mod plan;
+    pub mod reconsume;
+    pub mod setup;
     pub mod telemetry;
 }
 

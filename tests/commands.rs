@@ -13,8 +13,8 @@ use cloud_image_uploader::messaging::message::{Origin, Request};
 use cloud_image_uploader::messaging::notify::Notice;
 use cloud_image_uploader::model::compose::ComposeId;
 use cloud_image_uploader::model::compose::release::Releases;
-use cloud_image_uploader::providers::contract::{self, Place};
-use cloud_image_uploader::publish::pipeline;
+use cloud_image_uploader::model::outcome::{self, Place};
+use cloud_image_uploader::publish::prepare::prepare;
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, noise, xz};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
 use cloud_image_uploader_test_support::files::{Fault, Files};
@@ -279,7 +279,7 @@ async fn a_message_is_fetched_from_datagrepper() {
     );
 }
 
-/// What every cloud's notice will be, with ids where only the cloud knows them.
+/// Every cloud's planned notices, with ids where only the cloud knows them.
 #[tokio::test]
 async fn notices_are_valid_under_the_existing_schemas() {
     let http = http::client().unwrap();
@@ -302,14 +302,14 @@ async fn notices_are_valid_under_the_existing_schemas() {
         ("container", "ContainerPublishedV1"),
     ] {
         let config = Config::load(&fixtures().join(format!("config/production-{name}.toml"))).unwrap();
-        let prepared = pipeline::prepare(&http, &releases, &config.provider, &request, None)
+        let prepared = prepare(&http, &releases, &config.provider, &request, None)
             .await
             .unwrap();
         for deliverable in prepared.selection.deliverables {
             let place = |location: &String| Place {
                 location: location.clone(),
                 id: format!("id-in-{location}"),
-                origin: contract::Origin::Created,
+                origin: outcome::Origin::Created,
             };
             let places: Vec<_> = deliverable.locations.iter().map(place).collect();
             let outgoing = Notice::of(&deliverable, &places).outgoing();
@@ -373,7 +373,7 @@ async fn logs_are_objects_where_asked_for() {
     }));
 }
 
-/// The existing service's `log_config`: somebody gets an e-mail for each failure, and none for what went well.
+/// The existing service's `log_config`: the recipients get an e-mail for each cause of failures, and none for successes.
 #[tokio::test]
 async fn a_failure_is_mailed_once() {
     let mail = MailServer::start().await.unwrap();
@@ -451,7 +451,7 @@ handlers = ["email"]
         assert!(letters[0].contains(text), "{text} is not in {}", letters[0]);
     }
 
-    // Whoever looks only sees for himself.
+    // An operator who only looks needs no e-mail.
     let arguments = ["--conf", conf.to_str().unwrap(), "plan", "--file", "not-there.json"];
     let exit = run(&arguments, &[]).await;
     assert_eq!(exit.code, Some(2), "{}", exit.stderr);

@@ -13,9 +13,9 @@ use cloud_image_uploader::config::{Config, Provider};
 use cloud_image_uploader::messaging::message::{Origin, Request};
 use cloud_image_uploader::messaging::notify::Notice;
 use cloud_image_uploader::model::compose::release::Releases;
-use cloud_image_uploader::model::compose::{Compose, ComposeId, Family, Image, NotOurs};
+use cloud_image_uploader::model::compose::{Compose, ComposeId, Family, Image, NotOurs, Row};
 use cloud_image_uploader::model::select::{Target, select};
-use cloud_image_uploader::publish::pipeline;
+use cloud_image_uploader::publish::prepare::prepare;
 use serde_json::{Value, json};
 
 fn fixtures() -> PathBuf {
@@ -48,7 +48,7 @@ async fn plan(provider_name: &str, compose: &str, label: Option<&str>) -> Value 
         origin: Origin::Message(String::new()),
     };
     let http = http::client().unwrap();
-    let prepared = pipeline::prepare(&http, &releases(), &provider(provider_name), &request, None).await;
+    let prepared = prepare(&http, &releases(), &provider(provider_name), &request, None).await;
     Plan::Compose(Box::new(prepared.unwrap())).json()
 }
 
@@ -170,7 +170,7 @@ fn compose(id: &str, label: Option<&str>, kind: &str, format: &str) -> Compose {
     Compose {
         id: ComposeId::parse(id).unwrap(),
         label: label.map(|label| cloud_image_uploader::model::compose::Label::parse(label).unwrap()),
-        images: vec![image("aarch64"), image("x86_64")],
+        rows: vec![image("aarch64").into(), image("x86_64").into()],
     }
 }
 
@@ -318,17 +318,17 @@ fn the_command_prints_a_plan_without_any_server() {
 async fn eln_and_fedora_keep_to_their_repositories() {
     let row = |subvariant: &str| {
         let mut compose = compose("Fedora-eln-20251107.n.2", None, "container", "tar.xz");
-        compose.images.truncate(1);
-        compose.images[0].subvariant = subvariant.to_owned();
-        compose.images[0].path = subvariant.to_owned();
-        compose.images.remove(0)
+        let mut image = compose.rows.remove(0).image.unwrap();
+        image.subvariant = subvariant.to_owned();
+        image.path = subvariant.to_owned();
+        Row::from(image)
     };
-    let images = ["BaseOS", "base", "Container_Base", "Cloud_Base", "WSL_Base"].map(row);
+    let rows = ["BaseOS", "base", "Container_Base", "Cloud_Base", "WSL_Base"].map(row);
     let published = async |id: &str| {
         let compose = Compose {
             id: ComposeId::parse(id).unwrap(),
             label: None,
-            images: images.to_vec(),
+            rows: rows.to_vec(),
         };
         let release = releases().of(&compose).await.unwrap();
         let selection = select(&provider("container"), &compose, &release, None);
@@ -366,14 +366,16 @@ async fn eln_and_fedora_keep_to_their_repositories() {
 #[tokio::test]
 async fn images_that_contradict_each_other_are_refused_alone() {
     let mut compose = compose("Fedora-Container-43-20251107.0", None, "container", "tar.xz");
-    for image in &mut compose.images {
+    for row in &mut compose.rows {
+        let mut image = row.image.clone().unwrap();
         image.subvariant = "Container_Base".to_owned();
+        *row = image.into();
     }
-    let mut twin = compose.images[0].clone();
+    let mut twin = compose.rows[0].image.clone().unwrap();
     twin.path = "elsewhere".to_owned();
-    compose.images.push(twin.clone());
+    compose.rows.push(twin.clone().into());
     twin.subvariant = "Container_Toolbox".to_owned();
-    compose.images.push(twin);
+    compose.rows.push(twin.into());
     let release = releases().of(&compose).await.unwrap();
     let selection = select(&provider("container"), &compose, &release, None);
     let names: Vec<_> = selection.deliverables.iter().map(|found| found.name()).collect();

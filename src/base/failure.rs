@@ -1,32 +1,32 @@
-//! Failures by what can be done about them, and what becomes of a delivery.
+//! Failures by the remedy they need, and the decision about a delivery.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What can be done about a failure.
+/// The remedy that a failure needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Trying again may help: throttling, a server error, a lost connection. `after` is the server's own wish
-    /// ([`Retry-After`](https://www.rfc-editor.org/rfc/rfc9110#name-retry-after)).
+    /// Another attempt may help: throttling, a server error, a lost connection. `after` is the server's
+    /// [`Retry-After`](https://www.rfc-editor.org/rfc/rfc9110#name-retry-after).
     Transient {
-        /// Not before this much time has passed.
+        /// The server asks for no attempt before this much time has passed.
         after: Option<Duration>,
     },
-    /// This one deliverable cannot be published, whatever is tried: a wrong checksum, a name that is taken.
+    /// No attempt can publish this one deliverable: a wrong checksum, a name that is taken.
     Deliverable,
-    /// Nothing can be published here until somebody mends it: refused credentials, a missing bucket.
+    /// Nothing can be published here until an operator fixes it: refused credentials, a missing bucket.
     Everything,
 }
 
 impl Class {
-    /// Transient, with no wish of the server.
+    /// Transient, without a `Retry-After`.
     pub const TRANSIENT: Self = Self::Transient { after: None };
 
     /// The class of an HTTP answer that is not a success, for services without rules of their own.
     ///
-    /// 408, 425, 429, and 5xx pass; 401, 403, and 407 need an operator; the rest is this deliverable's own.
+    /// 408, 425, 429, and 5xx are transient; 401, 403, and 407 need an operator; the rest is this deliverable's own.
     #[must_use]
     pub fn of_status(status: u16, after: Option<Duration>) -> Self {
         match status {
@@ -36,7 +36,7 @@ impl Class {
         }
     }
 
-    /// Whether trying again may help.
+    /// Says whether another attempt may help.
     #[must_use]
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Transient { .. })
@@ -46,8 +46,8 @@ impl Class {
 /// The most of a server's own words that an error repeats, in characters.
 const QUOTED: usize = 500;
 
-/// A server's own words, for an error: on one line, without control characters or a full stop at the end, and not longer
-/// than somebody reads.
+/// A server's own words, for an error: on one line, without control characters or a full stop at the end, and cut to a
+/// length that an operator reads.
 #[must_use]
 pub fn quote(words: &str) -> String {
     let line = words.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -72,10 +72,10 @@ pub fn reason(words: &str) -> String {
     if words.is_empty() { words } else { format!(": {words}") }
 }
 
-/// An error that knows what can be done about it. Every module's error enum that can reach the pipeline implements it,
-/// matching its variants without a wildcard, so that a new variant forces a choice.
+/// An error that knows the remedy it needs. Every module's error enum that can reach the pipeline implements it, matching its
+/// variants without a wildcard, so that a new variant forces a choice.
 pub trait Classified: StdError + Send + Sync + 'static {
-    /// What can be done.
+    /// The remedy that this error needs.
     fn class(&self) -> Class;
 }
 
@@ -84,13 +84,13 @@ pub trait Classified: StdError + Send + Sync + 'static {
 pub struct Failure(Arc<dyn Classified>);
 
 impl Failure {
-    /// What can be done.
+    /// The remedy that the error needs.
     #[must_use]
     pub fn class(&self) -> Class {
         self.0.class()
     }
 
-    /// The error itself.
+    /// The error as its module made it, with its sources.
     #[must_use]
     pub fn error(&self) -> &(dyn StdError + 'static) {
         &*self.0
@@ -143,14 +143,14 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// What becomes of a delivery whose work has ended.
+/// The decision about a delivery whose work has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
-    /// Acknowledge: everything is published, or nothing was to be done.
+    /// Acknowledge: everything is published, or nothing had to be done.
     Ack,
-    /// Reject without requeue, for a dead-letter exchange to catch: this will not get better by itself.
+    /// Reject without requeue, for a dead-letter exchange to catch: another delivery would fail, too.
     Drop,
-    /// Back to the queue after a pause: an operator has to mend something first.
+    /// Put back into the queue after a pause: an operator has to fix something first.
     Requeue,
 }
 

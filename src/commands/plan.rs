@@ -1,13 +1,56 @@
-//! What would be published, as a table for people or as JSON for programs.
+//! `plan`: what would be published, as a table for people or as JSON for programs.
 
+use anyhow::anyhow;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 
-use crate::messaging::message::Reason;
+use super::arguments::{PlanFormat, Subject};
+use super::exit::Stop;
+use super::setup::{compose_client, print, releases, request, warn_of_pattern};
+use crate::base::failure::Failure;
+use crate::base::retry;
+use crate::config::Config;
+use crate::messaging::message::{Intent, Reason};
 use crate::messaging::notify::Notice;
-use crate::model::select::{Deliverable, Target};
-use crate::publish::pipeline::Prepared;
+use crate::model::select::{Deliverable, Only, Target};
+use crate::publish::prepare::{Prepared, prepare};
 use crate::publish::report::{Problem, Report};
+
+/// Prints what would be published, changing nothing.
+///
+/// # Errors
+///
+/// A bad option, or a compose that cannot be read.
+pub async fn run(config: &Config, subject: &Subject, format: PlanFormat) -> Result<u8, Stop> {
+    let http = compose_client(config)?;
+    let plan = match request(&http, config, subject).await? {
+        Intent::Nothing(reason) => Plan::Nothing(reason),
+        Intent::Publish(request) => {
+            let only = subject.only.as_deref().map(Only::new);
+            let hosts = &config.service.allowed_compose_hosts;
+            request.location.within(hosts).map_err(Failure::from)?;
+            let releases = releases(config)?;
+            let prepare = prepare(&http, &releases, &config.provider, &request, only.as_ref());
+            let prepared = retry::within(config.service.give_up_after, prepare).await;
+            Plan::Compose(Box::new(prepared?))
+        }
+    };
+    if let Plan::Compose(prepared) = &plan
+        && let [refused, ..] = &prepared.selection.refused[..]
+    {
+        return Err(anyhow!("failed to {refused}").into());
+    }
+    if let Plan::Compose(prepared) = &plan
+        && prepared.selection.deliverables.is_empty()
+    {
+        warn_of_pattern(subject.only.as_deref());
+    }
+    match format {
+        PlanFormat::Json => print(&format!("{:#}\n", plan.json())),
+        PlanFormat::Table => print(&format!("{}\n", plan.table())),
+    }
+    Ok(0)
+}
 
 /// What would be published.
 #[derive(Debug)]
@@ -151,7 +194,7 @@ pub fn summary(report: &Report) -> String {
             table.add_row([std::mem::take(&mut name), std::mem::take(&mut outcome), location, id]);
         }
     }
-    for broken in report.broken.iter().filter(|broken| is_elsewhere(broken, report)) {
+    for broken in report.problems.iter().filter(|broken| is_elsewhere(broken, report)) {
         let name = broken.deliverable.clone().unwrap_or_else(|| report.compose.clone());
         table.add_row([
             name,

@@ -1,4 +1,4 @@
-//! What the process says of itself: logs, e-mails, progress.
+//! Logs, e-mails, and progress of the process.
 //!
 //! Standard output carries results only, so logs go to standard error whatever `log_config` says; its levels are
 //! honoured.
@@ -38,7 +38,7 @@ pub fn start(config: &Logging, format: LogFormat, bars: Option<MultiProgress>) -
     let filter = Targets::new()
         .with_default(level(config.root))
         .with_target(env!("CARGO_CRATE_NAME"), level(config.level(LOGGER)))
-        // It logs as an error what it returns as one, which is told where it is handled.
+        // It logs errors that it also returns; they are logged where they are handled.
         .with_target("lapin", LevelFilter::OFF);
     let (mails, sending) = Mails::new(&config.mail)?;
     let registry = tracing_subscriber::registry().with(filter).with(mails);
@@ -99,7 +99,7 @@ impl Write for Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        // Where standard error is closed, nobody can be told.
+        // Where standard error is closed, the record is lost.
         let print = || drop(io::stderr().write_all(&self.text));
         match &self.bars {
             Some(bars) => bars.suspend(print),

@@ -1,19 +1,23 @@
 //! Container images as archives hold them, read as a stream.
 //!
-//! An archive is read once, from its first byte to its last. Its blobs go into one or several [`Store`]s *as they come*;
-//! what is small waits in memory, so that manifests can be read and only what they name is stored. At the end there is an
-//! [`Image`]: its manifest, which the caller puts where it belongs.
+//! An archive is read once, from its first byte to its last. Large blobs go into one or several [`Store`]s *as they come*;
+//! small ones wait in memory, so that manifests can be read and only the blobs that they reference are stored. The result is
+//! an [`Image`] with its manifest, which the caller stores last.
 //!
 //! Two forms are known: the [OCI image layout](https://github.com/opencontainers/image-spec/blob/main/image-layout.md) in a
-//! tar archive, whose bytes are kept as they are, and the archive of `docker save`, whose layers are compressed on the way.
+//! tar archive, whose bytes are kept as they are, and the archive of `docker save`, whose plain layers are compressed on the
+//! way. Both are read strictly where bytes are published (digests, sizes, diff ids, labels, platform), and leniently
+//! everywhere else: entries that the image does not need may be anything.
 //!
 //! The types are ours and not those of `oci-spec`: that crate keeps annotations in a hash map, so that the same index
 //! would have other bytes, and another digest, each time it is written.
 
 mod archive;
+mod choose;
 mod contents;
 mod error;
 mod layer;
+mod lenient;
 mod stores;
 
 use std::collections::BTreeMap;
@@ -45,6 +49,10 @@ pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Media type of an image's configuration.
 pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// Media type of a layer that is not compressed.
+pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// Media type of a layer compressed with zstd.
+pub const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 /// Media type of a layer compressed with gzip.
 pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// Registries [accept no larger manifest](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-manifests).
@@ -72,6 +80,11 @@ impl Digest {
 
     fn of_hex(hex: &str) -> Self {
         Self(format!("sha256:{hex}"))
+    }
+
+    /// From the name of a file; `None` for any other name.
+    fn of_name(hex: &str) -> Option<Self> {
+        Self::parse(&format!("sha256:{hex}"))
     }
 
     /// Reads one as it is written; `None` for another algorithm or form.
@@ -110,23 +123,39 @@ impl TryFrom<String> for Digest {
     }
 }
 
-/// What a manifest or index names
+/// The reference to a blob in a manifest or index
 /// ([descriptor](https://github.com/opencontainers/image-spec/blob/main/descriptor.md)).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
-    /// What it is.
+    /// The form of what it names; empty where that is not said.
+    #[serde(default, deserialize_with = "lenient::text")]
     pub media_type: String,
-    /// Its content.
+    /// SHA-256 of what it names.
     pub digest: Digest,
-    /// Its bytes.
+    /// Length of what it names, in bytes.
     pub size: u64,
-    /// What it runs on; in indexes only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The platform that an image runs on; in indexes only.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient::platform"
+    )]
     pub platform: Option<Platform>,
     /// Further knowledge, ordered by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "lenient::texts"
+    )]
     pub annotations: BTreeMap<String, String>,
+    /// The type of something that is no image: a signature, a list of contents.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient::some_text"
+    )]
+    pub artifact_type: Option<String>,
 }
 
 impl Descriptor {
@@ -145,11 +174,13 @@ impl Descriptor {
     #[must_use]
     pub fn is_image(&self) -> bool {
         let unknown = |platform: &Platform| platform.architecture == "unknown" || platform.os == "unknown";
-        !self.platform.as_ref().is_some_and(unknown) && !self.annotations.contains_key(REFERENCE)
+        !self.platform.as_ref().is_some_and(unknown)
+            && !self.annotations.contains_key(REFERENCE)
+            && self.artifact_type.is_none()
     }
 }
 
-/// What an image runs on, in the words of Go.
+/// The system and processor that an image runs on, in the words of Go.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Platform {
     /// `amd64`, `arm64`, `ppc64le`, `s390x`.
@@ -161,18 +192,39 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
+impl Platform {
+    /// The only system that Fedora's images run on.
+    #[must_use]
+    pub fn is_linux(&self) -> bool {
+        self.os == "linux"
+    }
+}
+
 /// The image of one architecture.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// 2.
+    /// 2 in everything written since 2016.
+    #[serde(default, deserialize_with = "lenient::version")]
     pub schema_version: u32,
-    /// What it says it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The form that it claims to have.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient::some_text"
+    )]
     pub media_type: Option<String>,
-    /// Its configuration.
+    /// As in [`Descriptor`].
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient::some_text"
+    )]
+    pub artifact_type: Option<String>,
+    /// The image's configuration, a [`Config`].
     pub config: Descriptor,
-    /// Its layers, lowest first.
+    /// The image's layers, lowest first.
+    #[serde(default, deserialize_with = "lenient::nullable")]
     pub layers: Vec<Descriptor>,
 }
 
@@ -180,20 +232,29 @@ pub struct Manifest {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Index {
-    /// 2.
+    /// 2 in everything written since 2016.
+    #[serde(default, deserialize_with = "lenient::version")]
     pub schema_version: u32,
-    /// What it says it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The form that it claims to have.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient::some_text"
+    )]
     pub media_type: Option<String>,
-    /// One per architecture.
-    #[serde(default)]
+    /// One per architecture, as far as they are understood.
+    #[serde(default, deserialize_with = "lenient::descriptors")]
     pub manifests: Vec<Descriptor>,
     /// Further knowledge, ordered by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "lenient::texts"
+    )]
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What is read of an image's configuration.
+/// The part of an image's configuration that is read.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
     /// As in [`Platform`].
@@ -203,16 +264,16 @@ pub struct Config {
     /// As in [`Platform`].
     #[serde(default)]
     pub variant: Option<String>,
-    /// When it was made, as RFC 3339.
-    #[serde(default)]
+    /// The time of the build, as RFC 3339.
+    #[serde(default, deserialize_with = "lenient::some_text")]
     pub created: Option<String>,
-    /// What its layers decompress to.
-    #[serde(default)]
+    /// The layers, unpacked.
+    #[serde(default, deserialize_with = "lenient::nullable")]
     pub rootfs: RootFs,
 }
 
 impl Config {
-    /// What the image runs on.
+    /// The configuration's platform, without an empty variant.
     #[must_use]
     pub fn platform(&self) -> Platform {
         Platform {
@@ -223,20 +284,20 @@ impl Config {
     }
 }
 
-/// What an image's layers decompress to.
+/// An image's layers, unpacked.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct RootFs {
-    /// One per layer, lowest first.
-    #[serde(default)]
+    /// SHA-256 of each layer, unpacked, lowest first.
+    #[serde(default, deserialize_with = "lenient::nullable")]
     pub diff_ids: Vec<Digest>,
 }
 
-/// What is true of an image once all its blobs are stored.
+/// An image whose blobs are all stored, and whose manifest is not.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// To be stored last, byte for byte.
     pub manifest: Bytes,
-    /// What the manifest is.
+    /// The manifest's media type.
     pub media_type: String,
     /// Of the manifest.
     pub digest: Digest,
@@ -254,6 +315,7 @@ impl Image {
             size: self.manifest.len() as u64,
             platform: Some(self.platform.clone()),
             annotations,
+            artifact_type: None,
         }
     }
 }
@@ -311,7 +373,7 @@ pub trait Store: Send + Sync {
 pub enum Body {
     /// All of them; they may be sent again.
     Held(Bytes),
-    /// As they come.
+    /// Bytes as they come.
     Passing(Pieces),
 }
 

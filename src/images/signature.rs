@@ -250,7 +250,7 @@ mod tests {
         let compose = Compose {
             id: ComposeId::parse(id).unwrap(),
             label: label.map(|label| Label::parse(label).unwrap()),
-            images: Vec::new(),
+            rows: Vec::new(),
         };
         let image = Image {
             path: "Cloud/x86_64/images/a.raw.xz".to_owned(),

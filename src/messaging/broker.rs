@@ -16,7 +16,7 @@ use lapin::options::{
 };
 use lapin::protocol::AMQPSoftError;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{FieldTable, ShortString};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, ErrorKind};
 use serde_json::{Map, Value};
@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 pub use self::error::Error;
 use self::error::{is_refusal, soft};
-use self::values::{header, table, text};
+use self::values::{headers, table, text};
 use crate::base::metrics;
 use crate::config::amqp::{Amqp, Binding, Queue};
 
@@ -256,19 +256,13 @@ impl Broker {
     }
 
     fn properties(&self, message: &Outgoing) -> BasicProperties {
-        let mut headers = FieldTable::default();
-        for (name, value) in &message.headers {
-            headers.insert(short(name), header(value));
-        }
-        // A mirror of the property, which the existing client reads.
         let priority = self.config.publish_priority;
-        headers.insert("priority".into(), AMQPValue::LongInt(priority.unwrap_or(0).into()));
         let properties = BasicProperties::default()
             .with_content_type("application/json".into())
             .with_content_encoding("utf-8".into())
             .with_delivery_mode(2)
             .with_message_id(message.id.to_string().into())
-            .with_headers(headers);
+            .with_headers(headers(&message.headers, priority));
         match priority {
             Some(priority) => properties.with_priority(priority),
             None => properties,

@@ -1,10 +1,9 @@
 //! Delivery in, acknowledgement out: the only place that settles a delivery.
 //!
-//! The loop reconnects for ever. Work goes on while the broker is away; only what an operator has to mend ends the
-//! process, with the exit codes of the existing client.
+//! The loop reconnects without end. Work goes on while the broker is away; only what an operator has to fix ends the process,
+//! with the exit codes of the existing client. The work itself is behind [`Jobs`]: this module knows nothing of publishing.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -14,34 +13,43 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
 use lapin::types::AMQPValue;
 
-use crate::base::failure::{Chain, Disposition};
+use crate::base::failure::{Chain, Class, Disposition};
+use crate::base::health::{Count, Health, Trouble};
 use crate::base::metrics;
 use crate::base::retry::{Policy, Waits};
-use crate::commands::monitoring::{Count, Health};
 use crate::messaging::broker::{Broker, Error, Subscription};
+use crate::messaging::jobs::Jobs;
 use crate::messaging::message::{Intent, Message, Properties};
-use crate::publish::work::{Held, Work};
 
-/// A broker that keeps refusing us, or has no queue any more, gets this long before the process ends.
+/// A broker that keeps refusing this client, or has no queue any more, gets this long before the process ends.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(5 * 60);
-/// What settles a delivery is written and has no answer. On a connection that breaks just then, the client library may wait
-/// for ever; nothing else would be done meanwhile, not even for a signal.
-const TOLD: Duration = Duration::from_secs(5);
-/// A broker that says nothing does not hold up the end of the process.
+/// Limits the settling of one delivery. An acknowledgement is written and has no answer. On a connection that breaks just
+/// then, the client library may wait without end; nothing else would be done meanwhile, not even for a signal.
+const SETTLING: Duration = Duration::from_secs(5);
+/// Limits the farewell to the broker: a silent one must not hold up the end of the process.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Reconnecting never waits longer than this, so that a broker that is back is used soon.
+/// The longest wait before reconnecting, so that a broker that is back is used soon.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// A delivery that waits for the work on its compose.
+#[derive(Debug)]
+pub struct Unsettled {
+    /// Of no use once its channel is closed; the broker delivers the message again then.
+    delivery: Delivery,
+    /// The number of the subscription that it came from.
+    epoch: u64,
+}
 
 /// Why the daemon ended.
 #[derive(Debug)]
 pub enum End {
     /// A signal.
     Stopped,
-    /// The broker has to be mended first.
+    /// An operator has to fix the broker first.
     Broker {
         /// The exit code.
         code: u8,
-        /// What is wrong.
+        /// The broker's refusal.
         error: Error,
     },
 }
@@ -52,27 +60,27 @@ enum Closed {
     Lost,
     /// The broker cancelled the consumer: the queue is gone.
     Cancelled,
-    /// An operator has to mend something first.
+    /// An operator has to fix something first.
     Refused {
         code: u8,
         error: Error,
     },
 }
 
-/// Consumes until `stop` completes or the broker has to be mended.
+/// Consumes until `stop` completes or an operator has to fix the broker.
 pub async fn consume(
     broker: &Broker,
-    work: &mut Work,
-    health: &Arc<Health>,
+    work: &mut impl Jobs<Unsettled>,
+    health: &Health,
     grace: Duration,
     stop: impl Future<Output = ()>,
 ) -> End {
     let mut stop = pin!(stop);
-    let mut waits = forever();
+    let mut waits = reconnect_backoff();
     let mut epoch = 0;
-    // Since when the broker refuses what it granted before.
+    // The start of the broker's refusal of permissions that it granted before.
     let mut refused_since: Option<Instant> = None;
-    // Whether the broker ever let us consume.
+    // True once the broker granted consuming.
     let mut consumed = false;
     let mut current = None;
     loop {
@@ -87,7 +95,7 @@ pub async fn consume(
                     watch: _watch,
                 }) => {
                     tracing::info!("consuming");
-                    (waits, refused_since, consumed) = (forever(), None, true);
+                    (waits, refused_since, consumed) = (reconnect_backoff(), None, true);
                     health.set_consuming(true);
                     let closed = serve(&channel, consumers, work, health, epoch, &mut stop).await;
                     health.set_consuming(false);
@@ -101,9 +109,9 @@ pub async fn consume(
                     // A broker that is away refuses nothing.
                     refused_since = code.map(|_| refused_since.unwrap_or_else(Instant::now));
                     let patient = consumed && refused_since.is_some_and(|since| since.elapsed() < QUEUE_PATIENCE);
-                    health.set_broker_trouble(Chain(&error).to_string());
+                    health.set_trouble(Trouble::Broker, Some(Chain(&error).to_string()));
                     match code {
-                        // At the start somebody is watching; later the broker may just be being mended.
+                        // At the start an operator is watching; later one may be fixing the broker already.
                         Some(code) if !patient => Closed::Refused { code, error },
                         _ => {
                             tracing::warn!("failed to {}; trying again", Chain(&error));
@@ -115,12 +123,12 @@ pub async fn consume(
         };
         match closed {
             Closed::Stopped => {
-                stopped(broker, work, health, grace, epoch).await;
+                drain(broker, work, health, grace, epoch).await;
                 return End::Stopped;
             }
             Closed::Refused { code, error } => {
                 tokio::select! {
-                    () = &mut stop => stopped(broker, work, health, grace, epoch).await,
+                    () = &mut stop => drain(broker, work, health, grace, epoch).await,
                     () = finish(work, health, epoch) => {}
                 }
                 return End::Broker { code, error };
@@ -128,15 +136,13 @@ pub async fn consume(
             Closed::Lost => {}
             Closed::Cancelled => {
                 tracing::warn!("the broker cancelled the consumer: the queue was deleted");
-                health.set_broker_trouble("the queue was deleted".to_owned());
+                health.set_trouble(Trouble::Broker, Some("the queue was deleted".to_owned()));
             }
         }
-        let wait = waits
-            .after(crate::base::failure::Class::TRANSIENT)
-            .unwrap_or(LONGEST_WAIT);
+        let wait = waits.after(Class::TRANSIENT).unwrap_or(LONGEST_WAIT);
         tokio::select! {
             () = &mut stop => {
-                stopped(broker, work, health, grace, epoch).await;
+                drain(broker, work, health, grace, epoch).await;
                 return End::Stopped;
             }
             () = remember_during(work, tokio::time::sleep(wait)) => {}
@@ -144,7 +150,8 @@ pub async fn consume(
     }
 }
 
-fn forever() -> Waits {
+/// Reconnecting is never given up.
+fn reconnect_backoff() -> Waits {
     Policy {
         longest: LONGEST_WAIT,
         give_up_after: Duration::MAX,
@@ -152,7 +159,7 @@ fn forever() -> Waits {
     .start("subscribe")
 }
 
-/// The exit code for what an operator has to mend; `None` for what passes.
+/// The exit code for an error that an operator has to fix; `None` for a transient one.
 fn exit_code(error: &Error, consumed: bool) -> Option<u8> {
     match error {
         Error::Certificate { .. } => Some(2),
@@ -176,12 +183,12 @@ fn exit_code(error: &Error, consumed: bool) -> Option<u8> {
 
 /// Waits for `other`. Outcomes of work that ends meanwhile, while nothing can be settled, are kept for the messages that
 /// come back.
-async fn remember_during<T>(work: &mut Work, other: impl Future<Output = T>) -> T {
+async fn remember_during<T>(work: &mut impl Jobs<Unsettled>, other: impl Future<Output = T>) -> T {
     let mut other = pin!(other);
     loop {
         tokio::select! {
             output = &mut other => return output,
-            finished = work.next() => work.remember(finished.compose, finished.disposition),
+            ended = work.next() => work.remember(ended.subjects, ended.disposition),
         }
     }
 }
@@ -190,7 +197,7 @@ async fn remember_during<T>(work: &mut Work, other: impl Future<Output = T>) -> 
 async fn serve(
     channel: &Channel,
     consumers: Vec<lapin::Consumer>,
-    work: &mut Work,
+    work: &mut impl Jobs<Unsettled>,
     health: &Health,
     epoch: u64,
     stop: &mut (impl Future<Output = ()> + Unpin),
@@ -202,7 +209,7 @@ async fn serve(
         .map(|consumer| consumer.map(Some).chain(futures_util::stream::iter([None])));
     let mut deliveries = select_all(ends.map(Box::pin));
     loop {
-        metrics::deliveries(work.held(epoch));
+        metrics::deliveries(work.tickets().filter(|ticket| ticket.epoch == epoch).count());
         tokio::select! {
             () = &mut *stop => {
                 for tag in tags {
@@ -212,20 +219,20 @@ async fn serve(
                 }
                 return Closed::Stopped;
             }
-            finished = work.next() => {
+            ended = work.next() => {
                 let mut settled = false;
-                for held in &finished.held {
-                    settled |= held.epoch == epoch && settle(&held.delivery, finished.disposition, health).await;
+                for ticket in &ended.tickets {
+                    settled |= ticket.epoch == epoch && settle(&ticket.delivery, ended.disposition, health).await;
                 }
                 if !settled {
-                    work.remember(finished.compose, finished.disposition);
+                    work.remember(ended.subjects, ended.disposition);
                 }
             }
             delivery = deliveries.next() => match delivery {
                 Some(Some(Ok(delivery))) => receive(delivery, work, health, epoch).await,
                 Some(Some(Err(error))) => {
                     tracing::warn!("lost the broker: {}", Chain(&error));
-                    health.set_broker_trouble(format!("the broker is gone: {}", Chain(&error)));
+                    health.set_trouble(Trouble::Broker, Some(format!("the broker is gone: {}", Chain(&error))));
                     return Closed::Lost;
                 }
                 Some(None) | None if channel.status().connected() => return Closed::Cancelled,
@@ -235,15 +242,15 @@ async fn serve(
     }
 }
 
-/// Settles at once what concerns nobody; everything else joins the work on its compose.
-async fn receive(delivery: Delivery, work: &mut Work, health: &Health, epoch: u64) {
+/// Settles irrelevant and invalid messages at once; every other one joins the work on its compose.
+async fn receive(delivery: Delivery, work: &mut impl Jobs<Unsettled>, health: &Health, epoch: u64) {
     health.count(Count::Received);
     let id = delivery
         .properties
         .message_id()
         .as_ref()
         .map_or_else(String::new, |id| id.as_str().escape_debug().to_string());
-    match wish(&delivery) {
+    match intent(&delivery) {
         Ok(Intent::Nothing(reason)) => {
             tracing::debug!(id, "nothing to do: {reason}");
             metrics::ignored();
@@ -258,8 +265,8 @@ async fn receive(delivery: Delivery, work: &mut Work, health: &Health, epoch: u6
                 "message {id}: {compose} has finished"
             );
             let redelivered = delivery.redelivered;
-            if let Some((held, disposition)) = work.join(request, Held { delivery, epoch }, redelivered) {
-                settle(&held.delivery, disposition, health).await;
+            if let Some((ticket, disposition)) = work.join(request, Unsettled { delivery, epoch }, redelivered) {
+                settle(&ticket.delivery, disposition, health).await;
             }
         }
         Err(error) => {
@@ -270,7 +277,7 @@ async fn receive(delivery: Delivery, work: &mut Work, health: &Health, epoch: u6
     }
 }
 
-fn wish(delivery: &Delivery) -> Result<Intent, crate::messaging::message::Error> {
+fn intent(delivery: &Delivery) -> Result<Intent, crate::messaging::message::Error> {
     let severity = delivery.properties.headers().as_ref().and_then(|headers| {
         match headers.inner().get("fedora_messaging_severity")? {
             AMQPValue::ShortShortInt(value) => Some(i64::from(*value)),
@@ -280,7 +287,7 @@ fn wish(delivery: &Delivery) -> Result<Intent, crate::messaging::message::Error>
             AMQPValue::LongInt(value) => Some(i64::from(*value)),
             AMQPValue::LongUInt(value) => Some(i64::from(*value)),
             AMQPValue::LongLongInt(value) => Some(*value),
-            // Another type is as good as none: the existing client tolerates what is missing.
+            // A header of another type counts as missing, which the existing client tolerates.
             _ => None,
         }
     });
@@ -306,7 +313,7 @@ fn wish(delivery: &Delivery) -> Result<Intent, crate::messaging::message::Error>
     Message::of_delivery(delivery.routing_key.as_str(), &properties, &delivery.data)?.wish(None)
 }
 
-/// Whether the broker was told; if not, it delivers the message again.
+/// Settles a delivery. If that fails (`false`), the broker delivers the message again.
 async fn settle(delivery: &Delivery, disposition: Disposition, health: &Health) -> bool {
     let nack = |requeue| {
         delivery.nack(BasicNackOptions {
@@ -314,14 +321,14 @@ async fn settle(delivery: &Delivery, disposition: Disposition, health: &Health) 
             requeue,
         })
     };
-    let telling = async {
+    let settling = async {
         match disposition {
             Disposition::Ack => (Count::Processed, delivery.ack(BasicAckOptions::default()).await),
             Disposition::Drop => (Count::Dropped, nack(false).await),
             Disposition::Requeue => (Count::Rejected, nack(true).await),
         }
     };
-    let Ok((count, outcome)) = tokio::time::timeout(TOLD, telling).await else {
+    let Ok((count, outcome)) = tokio::time::timeout(SETTLING, settling).await else {
         tracing::warn!("a delivery could not be settled and will come again: the broker takes nothing");
         return false;
     };
@@ -338,22 +345,22 @@ async fn settle(delivery: &Delivery, disposition: Disposition, health: &Health) 
     }
 }
 
-/// Waits for the work in hand, whose images would otherwise have to be begun again.
-async fn finish(work: &mut Work, health: &Health, epoch: u64) {
+/// Waits for the work in hand, whose images would otherwise have to be started again.
+async fn finish(work: &mut impl Jobs<Unsettled>, health: &Health, epoch: u64) {
     while !work.is_empty() {
-        let finished = work.next().await;
-        for held in finished.held.iter().filter(|held| held.epoch == epoch) {
-            settle(&held.delivery, finished.disposition, health).await;
+        let ended = work.next().await;
+        for ticket in ended.tickets.iter().filter(|ticket| ticket.epoch == epoch) {
+            settle(&ticket.delivery, ended.disposition, health).await;
         }
     }
 }
 
 /// Takes nothing new, gives the work in hand `grace` to end, and leaves the rest to redelivery.
-async fn stopped(broker: &Broker, work: &mut Work, health: &Health, grace: Duration, epoch: u64) {
-    work.stop_resting();
+async fn drain(broker: &Broker, work: &mut impl Jobs<Unsettled>, health: &Health, grace: Duration, epoch: u64) {
+    work.stop();
     if !work.is_empty() {
         tracing::info!(composes = work.len(), "stopping: waiting for the work in hand");
-        // Running out of time is the normal way to end with large images.
+        // With large images, running out of time is the normal end.
         let _ = tokio::time::timeout(grace, finish(work, health, epoch)).await;
     }
     work.abandon();

@@ -160,13 +160,12 @@ impl Message {
     ///
     /// A body that is not a JSON object in UTF-8, or a severity that does not exist.
     pub fn of_delivery(topic: &str, properties: &Properties<'_>, body: &[u8]) -> Result<Self, Error> {
-        if let Some(encoding) = properties.content_encoding
-            && !matches!(
-                encoding.to_ascii_lowercase().as_str(),
-                "utf-8" | "utf8" | "us-ascii" | "ascii" | ""
-            )
-        {
-            return Err(Error::Encoding(encoding.to_owned()));
+        if let Some(encoding) = properties.content_encoding {
+            // As Python, which the senders are written in, spells them.
+            let spelling = encoding.to_ascii_lowercase().replace('_', "-");
+            if !matches!(spelling.as_str(), "utf-8" | "utf8" | "us-ascii" | "ascii" | "") {
+                return Err(Error::Encoding(encoding.to_owned()));
+            }
         }
         if let Some(severity) = properties.severity
             && !SEVERITIES.contains(&severity)
@@ -189,13 +188,14 @@ impl Message {
     /// Text that is not such a message.
     pub fn of_serialized(text: &[u8]) -> Result<Self, Error> {
         let mut message = object(serde_json::from_slice(text).map_err(Error::Json)?)?;
+        // Neither is needed to publish a compose, so another type is no reason to refuse the message.
         let mut text = |key| match message.remove(key) {
-            None | Some(Value::Null) => Ok(String::new()),
-            Some(Value::String(text)) => Ok(text),
-            Some(_) => Err(Error::Field(key)),
+            Some(Value::String(text)) => text,
+            _ => String::new(),
         };
-        let (id, topic) = (text("id")?, text("topic")?);
-        let body = object(message.remove("body").ok_or(Error::Field("body"))?)?;
+        let (id, topic) = (text("id"), text("topic"));
+        let body = message.remove("body").filter(|body| !body.is_null());
+        let body = object(body.ok_or(Error::Field("body"))?)?;
         Ok(Self {
             id,
             topic,
@@ -246,6 +246,7 @@ impl Message {
                 .body
                 .get("compose_label")
                 .and_then(Value::as_str)
+                .filter(|label| !label.is_empty())
                 .map(str::to_owned),
             origin,
         }))
@@ -368,6 +369,40 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_is_not_needed_may_hold_anything() {
+        let needed = r#""status": "FINISHED", "compose_id": "Fedora-43-20251023.0", "location": "http://host/compose""#;
+        for (more, label) in [
+            ("", None),
+            (r#", "compose_label": "RC-1.6""#, Some("RC-1.6")),
+            (r#", "compose_label": """#, None),
+            (r#", "compose_label": null"#, None),
+            (r#", "compose_label": 1.6"#, None),
+            (r#", "compose_label": ["RC-1.6"]"#, None),
+            (
+                r#", "compose_date": null, "compose_respin": "x", "release_short": {}, "new": [1e9]"#,
+                None,
+            ),
+        ] {
+            let body = format!("{{{needed}{more}}}");
+            let serialized = [
+                format!(r#"{{"body": {body}}}"#),
+                format!(r#"{{"id": null, "topic": null, "headers": null, "priority": null, "body": {body}}}"#),
+                format!(r#"{{"id": 7, "topic": [], "headers": 1, "queue": {{}}, "new": null, "body": {body}}}"#),
+            ];
+            let serialized = serialized.iter().map(|text| Message::of_serialized(text.as_bytes()));
+            for message in std::iter::once(delivery(&body)).chain(serialized) {
+                let Intent::Publish(request) = message.unwrap().wish(None).unwrap() else {
+                    panic!("{body} is to be published");
+                };
+                assert_eq!(request.label.as_deref(), label, "{body}");
+            }
+        }
+        for bad in [r#"{"id": "i"}"#, r#"{"body": null}"#, r#"{"body": []}"#, "null"] {
+            assert!(Message::of_serialized(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn headers_are_checked_where_present() {
         let with = |severity, content_encoding| {
             let properties = Properties {
@@ -377,7 +412,9 @@ mod tests {
             };
             Message::of_delivery("t", &properties, b"{}")
         };
-        assert!(with(Some(20), Some("utf-8")).is_ok());
+        for spelling in ["utf-8", "UTF-8", "utf8", "utf_8", "us-ascii", ""] {
+            assert!(with(Some(20), Some(spelling)).is_ok(), "{spelling}");
+        }
         assert!(matches!(with(Some(21), None), Err(Error::Severity(21))));
         assert!(matches!(with(None, Some("gzip")), Err(Error::Encoding(_))));
     }

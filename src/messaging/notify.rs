@@ -12,8 +12,8 @@ use crate::base::failure::{Class, Classified};
 use crate::base::metrics;
 use crate::base::retry::Policy;
 use crate::messaging::broker::{Broker, Outgoing};
+use crate::model::outcome::Place;
 use crate::model::select::{Deliverable, Target};
-use crate::providers::contract::Place;
 
 /// The space in which topic and body make a message id. An arbitrary constant, which must never change.
 const IDS: Uuid = Uuid::from_u128(0x6f0c_9c1e_52d0_4a63_9d63_1f0b_7c2a_9e58);

@@ -1,19 +1,24 @@
-//! A compose's metadata, fetched and parsed into typed images.
+//! A compose's metadata, fetched and parsed into typed rows.
 //!
 //! The files are [productmd](https://productmd.readthedocs.io/en/latest/images-1.2.html)'s `metadata/images.json` and
-//! `metadata/composeinfo.json` below the compose's location. They come from outside: sizes are bounded, paths must stay
-//! below the location, and a file of an unknown major version is refused rather than guessed at.
+//! `metadata/composeinfo.json` below the compose's location. They come from outside: sizes are bounded, and a file of an
+//! unknown major version is refused rather than guessed at. The rows of images that this process does not publish may
+//! hold any JSON; see [`Row`].
 
 pub mod id;
+mod image;
 pub mod release;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use reqwest::Client;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 pub use self::id::{ComposeId, Family, NotOurs};
+pub use self::image::{BadRow, Image, Row};
 use crate::base::failure::{Class, Classified};
 use crate::base::resource::{ReadError, Resource};
 
@@ -71,47 +76,12 @@ pub struct Compose {
     pub id: ComposeId,
     /// A candidate's label, where it has one.
     pub label: Option<Label>,
-    /// Everything it made, in the order of the metadata.
-    pub images: Vec<Image>,
-}
-
-/// One row of images.json, checked.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Image {
-    /// Below the compose's location, as the metadata has it.
-    pub path: String,
-    /// Where to read it.
-    pub location: Resource,
-    /// Fedora's name: `x86_64`, `aarch64`, `ppc64le`, `s390x`.
-    pub arch: String,
-    /// What is in it: `Cloud_Base`, `Silverblue`.
-    pub subvariant: String,
-    /// How it is made: `raw-xz`, `ociarchive`.
-    pub kind: String,
-    /// What its file is said to be: `raw.xz`, `tar.gz`.
-    pub format: String,
-    /// Bytes of the file.
-    pub size: u64,
-    /// SHA-256 of the file, lower-case hex.
-    pub sha256: String,
-}
-
-impl Image {
-    /// The last part of the path.
-    #[must_use]
-    pub fn file_name(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or(&self.path)
-    }
-
-    /// What it is in every compose: `Cloud_Base.x86_64`.
-    #[must_use]
-    pub fn what(&self) -> String {
-        format!("{}.{}", self.subvariant, self.arch)
-    }
+    /// A row for each image, by variant and architecture.
+    pub rows: Vec<Row>,
 }
 
 impl Compose {
-    /// The id of the compose at a location, as its metadata has it. Passing failures are retried for about a minute.
+    /// The id of the compose at a location, as its metadata has it. Transient failures are retried for about a minute.
     ///
     /// # Errors
     ///
@@ -121,13 +91,29 @@ impl Compose {
         Ok(images.payload.compose.id)
     }
 
-    /// Reads a compose's metadata. Passing failures are retried for about a minute.
+    /// Reads a compose's metadata. Transient failures are retried for about a minute.
     ///
     /// # Errors
     ///
     /// Metadata that cannot be had, or is not what it should be; see [`Error`].
     pub async fn fetch(http: &Client, location: &Resource, id: &ComposeId, label: Option<&str>) -> Result<Self, Error> {
-        let images: ImagesFile = read_json(http, &location.join("metadata/images.json")).await?;
+        let file = location.join("metadata/images.json");
+        let mut compose = Self::parse(&read(http, &file).await?, location, id)?;
+        compose.label = match (id.family, label) {
+            (Family::Candidate, Some(label)) if !label.is_empty() => Some(Label::parse(label)?),
+            (Family::Candidate, _) => label_of_composeinfo(http, location, id).await?,
+            _ => None,
+        };
+        Ok(compose)
+    }
+
+    /// Reads the content of images.json of the compose at `location`; the label is not in it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::fetch`].
+    pub fn parse(images: &[u8], location: &Resource, id: &ComposeId) -> Result<Self, Error> {
+        let images: ImagesFile = parse_json(images, &location.join("metadata/images.json"))?;
         images.header.check("productmd.images", location)?;
         if images.payload.compose.id != id.as_str() {
             return Err(Error::OtherCompose {
@@ -135,31 +121,41 @@ impl Compose {
                 found: images.payload.compose.id,
             });
         }
-        let label = match (id.family, label) {
-            (Family::Candidate, Some(label)) => Some(Label::parse(label)?),
-            (Family::Candidate, None) => label_of_composeinfo(http, location, id).await?,
-            _ => None,
-        };
-        let rows = images
-            .payload
-            .images
-            .into_values()
-            .flat_map(BTreeMap::into_values)
-            .flatten();
-        let (mut parsed, mut seen) = (Vec::new(), HashSet::new());
-        for row in rows {
-            let image = row.check(location)?;
-            // One file may be listed under several variants.
-            if seen.insert(image.clone()) {
-                parsed.push(image);
-            }
-        }
         Ok(Self {
             id: id.clone(),
-            label,
-            images: parsed,
+            label: None,
+            rows: rows(&images.payload.images, location),
         })
     }
+}
+
+/// The rows of every variant and architecture. A map or row of another form belongs to no image that we know.
+fn rows(variants: &BTreeMap<String, Box<RawValue>>, location: &Resource) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut unknown = 0;
+    for (variant, arches) in variants {
+        let Ok(arches) = serde_json::from_str::<BTreeMap<String, &RawValue>>(arches.get()) else {
+            unknown += 1;
+            continue;
+        };
+        for (arch, list) in arches {
+            let Ok(list) = serde_json::from_str::<Vec<&RawValue>>(list.get()) else {
+                unknown += 1;
+                continue;
+            };
+            for (position, row) in list.into_iter().enumerate() {
+                let place = format!("{variant}.{arch}[{position}]");
+                match Row::read(row, &place, &arch, location) {
+                    Some(row) => rows.push(row),
+                    None => unknown += 1,
+                }
+            }
+        }
+    }
+    if unknown > 0 {
+        tracing::warn!(unknown, %location, "images.json has {unknown} entries of unknown form, which are ignored");
+    }
+    rows
 }
 
 async fn label_of_composeinfo(http: &Client, location: &Resource, id: &ComposeId) -> Result<Option<Label>, Error> {
@@ -170,21 +166,32 @@ async fn label_of_composeinfo(http: &Client, location: &Resource, id: &ComposeId
         Err(error) => return Err(error),
     };
     info.header.check("productmd.composeinfo", location)?;
-    if info.payload.compose.id != id.as_str() {
+    let ComposeinfoRow { id: found, label } = info.payload.compose;
+    if let Some(found) = found.filter(|found| found != id.as_str()) {
         return Err(Error::OtherCompose {
             expected: id.to_string(),
-            found: info.payload.compose.id,
+            found,
         });
     }
-    info.payload.compose.label.as_deref().map(Label::parse).transpose()
+    match label {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(label)) if label.is_empty() => Ok(None),
+        Some(Value::String(label)) => Label::parse(&label).map(Some),
+        Some(other) => Err(Error::Label(other.to_string())),
+    }
+}
+
+async fn read(http: &Client, file: &Resource) -> Result<Vec<u8>, Error> {
+    let read = file.read(http, "compose metadata", METADATA_LIMIT);
+    read.await.map_err(Error::Read)
 }
 
 async fn read_json<T: DeserializeOwned>(http: &Client, file: &Resource) -> Result<T, Error> {
-    let bytes = file
-        .read(http, "compose metadata", METADATA_LIMIT)
-        .await
-        .map_err(Error::Read)?;
-    serde_json::from_slice(&bytes).map_err(|source| Error::Json {
+    parse_json(&read(http, file).await?, file)
+}
+
+fn parse_json<T: DeserializeOwned>(bytes: &[u8], file: &Resource) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|source| Error::Json {
         file: file.to_string(),
         source,
     })
@@ -199,7 +206,8 @@ struct ImagesFile {
 #[derive(Deserialize)]
 struct ImagesPayload {
     compose: ComposeRow,
-    images: BTreeMap<String, BTreeMap<String, Vec<ImageRow>>>,
+    /// By variant: a map by architecture of lists of rows, each read on its own.
+    images: BTreeMap<String, Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -210,95 +218,50 @@ struct ComposeinfoFile {
 
 #[derive(Deserialize)]
 struct ComposeinfoPayload {
-    compose: ComposeRow,
+    compose: ComposeinfoRow,
 }
 
 #[derive(Deserialize)]
 struct ComposeRow {
     id: String,
-    #[serde(default)]
-    label: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ComposeinfoRow {
+    id: Option<String>,
+    label: Option<Value>,
 }
 
 #[derive(Deserialize)]
 struct Header {
-    #[serde(rename = "type", default)]
-    kind: Option<String>,
-    version: String,
+    /// Absent in format 1.0.
+    #[serde(rename = "type")]
+    kind: Option<Value>,
+    version: Value,
 }
 
 impl Header {
     /// The formats are compatible within a major version.
     fn check(&self, kind: &str, location: &Resource) -> Result<(), Error> {
-        let known =
-            self.version.split('.').next() == Some("1") && self.kind.as_deref().is_none_or(|found| found == kind);
-        if known {
+        let version = plain(&self.version);
+        let is_kind = self.kind.as_ref().is_none_or(|found| *found == kind);
+        if version.split('.').next() == Some("1") && is_kind {
             return Ok(());
         }
         Err(Error::Version {
             location: location.to_string(),
-            kind: self.kind.as_deref().unwrap_or(kind).escape_debug().to_string(),
-            version: self.version.escape_debug().to_string(),
+            kind: self.kind.as_ref().map_or(kind.to_owned(), plain),
+            version,
         })
     }
 }
 
-#[derive(Deserialize)]
-struct ImageRow {
-    arch: String,
-    checksums: BTreeMap<String, String>,
-    format: String,
-    path: String,
-    size: u64,
-    subvariant: String,
-    #[serde(rename = "type")]
-    kind: String,
-}
-
-impl ImageRow {
-    fn check(self, location: &Resource) -> Result<Image, Error> {
-        let error = |what| Error::Row {
-            path: self.path.escape_debug().to_string(),
-            what,
-        };
-        if !stays_below(&self.path) {
-            return Err(error("its path does not stay below the compose, or is not plain text"));
-        }
-        // These become parts of names, topics, and paths.
-        if [&self.arch, &self.subvariant].iter().any(|text| !is_plain_name(text)) {
-            return Err(error(
-                "its architecture or subvariant has other characters than letters, digits, and .+_-",
-            ));
-        }
-        let sha256 = self.checksums.get("sha256").map(|digest| digest.to_ascii_lowercase());
-        let Some(sha256) =
-            sha256.filter(|digest| digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
-        else {
-            return Err(error("it has no SHA-256"));
-        };
-        Ok(Image {
-            location: location.join(&self.path),
-            path: self.path,
-            arch: self.arch,
-            subvariant: self.subvariant,
-            kind: self.kind,
-            format: self.format,
-            size: self.size,
-            sha256,
-        })
+/// A value as a harmless word: the text itself, or JSON.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.escape_debug().to_string(),
+        other => other.to_string().escape_debug().to_string(),
     }
-}
-
-/// ASCII only: other characters can make a line of the log look like another one.
-fn stays_below(path: &str) -> bool {
-    let plain = |c: char| (c.is_ascii_graphic() && c != '\\') || c == ' ';
-    let below = |part: &str| !matches!(part, "" | "." | "..") && part.chars().all(plain);
-    path.split('/').all(below)
-}
-
-fn is_plain_name(text: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".+_-".contains(&byte);
-    (1..=64).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('.')
 }
 
 /// A compose that cannot be read.
@@ -333,14 +296,6 @@ pub enum Error {
         /// The metadata's compose.
         found: String,
     },
-    /// A row that cannot be true.
-    #[error("accept the image {path:?}: {what}")]
-    Row {
-        /// The image's path as given.
-        path: String,
-        /// What is wrong with it.
-        what: &'static str,
-    },
     /// A milestone that has no rule for names.
     #[error("name the images of a candidate labelled {0:?}: only Beta-x.y and RC-x.y are known")]
     Label(String),
@@ -350,11 +305,7 @@ impl Classified for Error {
     fn class(&self) -> Class {
         match self {
             Self::Read(error) => error.class(),
-            Self::Json { .. }
-            | Self::Version { .. }
-            | Self::OtherCompose { .. }
-            | Self::Row { .. }
-            | Self::Label(_) => Class::Deliverable,
+            Self::Json { .. } | Self::Version { .. } | Self::OtherCompose { .. } | Self::Label(_) => Class::Deliverable,
         }
     }
 }

@@ -3,13 +3,14 @@
 //! The names are a contract with the programs that look images up by them; each rule says where its form comes from.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use wildmatch::WildMatch;
 
 use crate::base::failure::{Class, Classified};
 use crate::config;
 use crate::model::compose::release::{Release, Stage};
-use crate::model::compose::{Compose, ComposeId, Family, Image};
+use crate::model::compose::{BadRow, Compose, ComposeId, Family, Image, Row};
 
 /// Before the provider's name in every topic, and the name of the schema of what follows.
 const TOPIC: &str = "fedora_image_uploader.published.v1";
@@ -152,10 +153,10 @@ impl Only {
     }
 
     /// A repository is published whole or not at all, so one image of it selects the others.
-    fn selects(&self, kind: Kind, key: &str, images: &[Image]) -> bool {
+    fn selects(&self, kind: Kind, key: &str, rows: &[&Row]) -> bool {
         let named = matches!(kind, Kind::Repository | Kind::Layout) && self.0.matches(key);
-        let matches = |image: &Image| self.0.matches(&image.path) || self.0.matches(image.file_name());
-        named || images.iter().any(matches)
+        let matches = |row: &&Row| self.0.matches(&row.path) || self.0.matches(row.file_name());
+        named || rows.iter().any(matches)
     }
 }
 
@@ -164,29 +165,33 @@ impl Only {
 pub struct Selection {
     /// Ordered by topic.
     pub deliverables: Vec<Deliverable>,
-    /// Deliverables whose images contradict each other.
+    /// Deliverables whose rows are bad or contradict each other.
     pub refused: Vec<Error>,
 }
 
 /// Which deliverables of a compose this process publishes.
 #[must_use]
 pub fn select(provider: &config::Provider, compose: &Compose, release: &Release, only: Option<&Only>) -> Selection {
-    let mut groups: BTreeMap<(String, Kind, String), Vec<&Image>> = BTreeMap::new();
-    for image in &compose.images {
-        if let Some((kind, key)) = wanted(provider, compose, image) {
-            groups
-                .entry((key, kind, image.subvariant.clone()))
-                .or_default()
-                .push(image);
+    let mut groups: BTreeMap<(String, Kind, String), Vec<&Row>> = BTreeMap::new();
+    for row in &compose.rows {
+        if let Some((kind, key)) = wanted(provider, compose, row) {
+            groups.entry((key, kind, row.subvariant.clone())).or_default().push(row);
         }
     }
     let mut selection = Selection::default();
-    for ((key, kind, subvariant), images) in groups {
-        let mut images: Vec<Image> = images.into_iter().cloned().collect();
-        images.sort_by(|a, b| a.arch.cmp(&b.arch));
-        if only.is_some_and(|only| !only.selects(kind, &key, &images)) {
+    for ((key, kind, subvariant), rows) in groups {
+        if only.is_some_and(|only| !only.selects(kind, &key, &rows)) {
             continue;
         }
+        let mut images = match checked(&rows) {
+            Ok(images) => images,
+            Err(rows) => {
+                let name = format!("{subvariant} ({key})").escape_debug().to_string();
+                selection.refused.push(Error::Rows { name, rows: Rows(rows) });
+                continue;
+            }
+        };
+        images.sort_by(|a, b| a.arch.cmp(&b.arch));
         if let Some(twins) = images.windows(2).find(|pair| pair[0].arch == pair[1].arch) {
             selection.refused.push(Error::Twins {
                 name: format!("{subvariant} ({key})"),
@@ -211,6 +216,19 @@ pub fn select(provider: &config::Provider, compose: &Compose, release: &Release,
     selection
 }
 
+/// The images of a deliverable, each once: one file may be listed under several variants.
+fn checked(rows: &[&Row]) -> Result<Vec<Image>, Vec<BadRow>> {
+    let (mut images, mut bad) = (Vec::new(), Vec::new());
+    for row in rows {
+        match &row.image {
+            Ok(image) if !images.contains(image) => images.push(image.clone()),
+            Err(row) if !bad.contains(row) => bad.push(row.clone()),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    if bad.is_empty() { Ok(images) } else { Err(bad) }
+}
+
 /// What kind of target an image is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -224,56 +242,54 @@ enum Kind {
 
 /// Whether this process publishes an image: the kind of target, and what it is grouped by (architecture for a cloud,
 /// repository for containers, path of the file for disks).
-fn wanted(provider: &config::Provider, compose: &Compose, image: &Image) -> Option<(Kind, String)> {
-    let by_arch = |kind| Some((kind, image.arch.clone()));
+fn wanted(provider: &config::Provider, compose: &Compose, row: &Row) -> Option<(Kind, String)> {
+    let by_arch = |kind| Some((kind, row.arch.clone()));
     match provider {
-        config::Provider::Aws(_) if is_cloud(compose, image, is_ami) => by_arch(Kind::Ami),
-        config::Provider::Azure(_) if is_cloud(compose, image, is_vhd) => by_arch(Kind::GalleryVersion),
-        config::Provider::Gcp(_) if is_cloud(compose, image, is_gce) => by_arch(Kind::GceImage),
+        config::Provider::Aws(_) if is_cloud(compose, row, is_ami) => by_arch(Kind::Ami),
+        config::Provider::Azure(_) if is_cloud(compose, row, is_vhd) => by_arch(Kind::GalleryVersion),
+        config::Provider::Gcp(_) if is_cloud(compose, row, is_gce) => by_arch(Kind::GceImage),
         config::Provider::Aws(_) | config::Provider::Azure(_) | config::Provider::Gcp(_) => None,
-        config::Provider::Container(section) if is_container(image) => {
-            let repository = section.repos.get(&image.subvariant)?;
+        config::Provider::Container(section) if is_container(row) => {
+            let repository = section.repos.get(&row.subvariant)?;
             takes(repository, compose.id.family).then(|| (Kind::Repository, repository.clone()))
         }
-        config::Provider::Local(section) if is_container(image) => {
-            let repository = section.repos.get(&image.subvariant).unwrap_or(&image.subvariant);
-            let wanted = !NOT_CONTAINERS.contains(&image.subvariant.as_str());
+        config::Provider::Local(section) if is_container(row) => {
+            let repository = section.repos.get(&row.subvariant).unwrap_or(&row.subvariant);
+            let wanted = !row.subvariant.is_empty() && !NOT_CONTAINERS.contains(&row.subvariant.as_str());
             wanted.then(|| (Kind::Layout, repository.clone()))
         }
-        config::Provider::Local(_) if [is_ami, is_vhd, is_gce].iter().any(|is| is_cloud(compose, image, *is)) => {
-            Some((
-                Kind::Disk,
-                format!("{}/{}", image.arch, without_compression(image.file_name())),
-            ))
-        }
+        config::Provider::Local(_) if [is_ami, is_vhd, is_gce].iter().any(|is| is_cloud(compose, row, *is)) => Some((
+            Kind::Disk,
+            format!("{}/{}", row.arch, without_compression(row.file_name())),
+        )),
         config::Provider::Container(_) | config::Provider::Local(_) => None,
     }
 }
 
-fn is_cloud(compose: &Compose, image: &Image, is: fn(&Image) -> bool) -> bool {
+fn is_cloud(compose: &Compose, row: &Row, is: fn(&Row) -> bool) -> bool {
     compose.id.family.makes_cloud_images()
-        && image.subvariant == "Cloud_Base"
-        && CLOUD_ARCHITECTURES.contains(&image.arch.as_str())
-        && is(image)
+        && row.subvariant == "Cloud_Base"
+        && CLOUD_ARCHITECTURES.contains(&row.arch.as_str())
+        && is(row)
 }
 
-fn is_ami(image: &Image) -> bool {
-    image.kind == "raw-xz"
+fn is_ami(row: &Row) -> bool {
+    row.kind == "raw-xz"
 }
 
-fn is_vhd(image: &Image) -> bool {
-    image.kind == "vhd-compressed"
+fn is_vhd(row: &Row) -> bool {
+    row.kind == "vhd-compressed"
 }
 
 /// Until Fedora 41 these were listed as `docker`.
-fn is_gce(image: &Image) -> bool {
-    image.kind == "tar-gz" || (image.kind == "docker" && image.format == "tar.gz")
+fn is_gce(row: &Row) -> bool {
+    row.kind == "tar-gz" || (row.kind == "docker" && row.format == "tar.gz")
 }
 
 /// The names changed with Fedora 42: `docker` became `container`, `ociarchive` became `bootable-container`.
-fn is_container(image: &Image) -> bool {
-    match image.kind.as_str() {
-        "docker" | "container" => image.format == "tar.xz",
+fn is_container(row: &Row) -> bool {
+    match row.kind.as_str() {
+        "docker" | "container" => row.format == "tar.xz",
         "ociarchive" | "bootable-container" => true,
         _ => false,
     }
@@ -353,20 +369,33 @@ fn gallery_definition(arch: &str, release: &Release) -> String {
 }
 
 /// `43.20250901.2`. [Versions](https://learn.microsoft.com/azure/virtual-machines/shared-image-galleries#image-versions)
-/// are three integers. A candidate and a nightly of one day have the same numbers, so candidates count from 100.
+/// are three integers.
 fn gallery_version(compose: &Compose, release: &Release) -> String {
-    let respin = match compose.id.family {
+    format!(
+        "{}.{}.{}",
+        release.number,
+        compose.id.date_digits(),
+        distinct_respin(compose)
+    )
+}
+
+/// The respin, counted from 100 for candidates: a candidate and a nightly of one day have the same numbers.
+fn distinct_respin(compose: &Compose) -> u64 {
+    match compose.id.family {
         Family::Candidate => u64::from(compose.id.respin) + 100,
         _ => u64::from(compose.id.respin),
-    };
-    format!("{}.{}.{respin}", release.number, compose.id.date_digits())
+    }
 }
 
 /// `fedora-cloud-43-beta-1-3-aarch64`. Names have lower-case letters, digits, and dashes only.
 fn gce_image(arch: &str, compose: &Compose, release: &Release) -> String {
     // Beta-1.1 is not RC-1.1.
     let beta = if release.stage == Stage::Beta { "beta-" } else { "" };
-    format!("fedora-cloud-{}-{beta}{}-{arch}", release.name, version(compose))
+    let version = match &compose.label {
+        Some(label) => label.numbers.clone(),
+        None => format!("{}.{}", compose.id.date_digits(), distinct_respin(compose)),
+    };
+    format!("fedora-cloud-{}-{beta}{version}-{arch}", release.name)
         .replace(['.', '_'], "-")
         .to_lowercase()
 }
@@ -398,9 +427,31 @@ fn without_compression(name: &str) -> &str {
         .unwrap_or(name)
 }
 
-/// A deliverable that cannot be made.
+/// The bad rows of a deliverable; never empty.
+#[derive(Debug)]
+pub struct Rows(Vec<BadRow>);
+
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, row) in self.0.iter().enumerate() {
+            let separator = if position > 0 { "; " } else { "" };
+            write!(f, "{separator}{row}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A deliverable that cannot be published.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The metadata does not describe its images properly.
+    #[error("publish {name}: {rows}")]
+    Rows {
+        /// The subvariant, with architecture, repository, or file.
+        name: String,
+        /// The rows and their faults.
+        rows: Rows,
+    },
     /// Nobody can tell which one is meant.
     #[error("choose the {arch} image of {name}: the compose has {} and {}", paths[0], paths[1])]
     Twins {
@@ -416,7 +467,7 @@ pub enum Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Twins { .. } => Class::Deliverable,
+            Self::Rows { .. } | Self::Twins { .. } => Class::Deliverable,
         }
     }
 }

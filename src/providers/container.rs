@@ -1,13 +1,14 @@
 //! Container registries.
 //!
-//! *Stage* pushes blobs, then each architecture's manifest, then an
-//! [index](https://github.com/opencontainers/image-spec/blob/main/image-index.md) of them, all by digest: nothing that
-//! anybody asks for. *Release* puts the index under its tags and reads them back; where another compose was released in
-//! between, it makes the index anew before. An archive is read once for all registries that lack it. What it needs is in
-//! the registries alone: the index's annotations say which compose it came from, and those of its entries which image
-//! files.
+//! *Stage* pushes blobs, then each architecture's manifest, then the
+//! [index](https://github.com/opencontainers/image-spec/blob/main/image-index.md) that the tags are to have, with what is
+//! kept of former architectures: all by digest, which no user asks for. *Release* moves the tags to exactly that index and
+//! reads them back; where a tag has changed since, it moves nothing, and the location is staged again. An archive is read
+//! once for all registries that lack it. All state is in the registries: the index's annotations say which compose it came
+//! from, and those of its entries which image files.
 
 mod auth;
+mod challenge;
 mod error;
 mod images;
 mod index;
@@ -28,11 +29,12 @@ use tokio::sync::OwnedMutexGuard;
 use self::images::{Pending, push_images, push_index};
 use self::memory::Memory;
 use self::registry::{Registry, Repository};
-use self::tags::{Looked, Moved, look, move_tags};
-use super::contract::{Failed, Finding, Origin, Place, Provider, Publication, Staged, Superseded, Task, in_order};
+use self::tags::{Held, Looked, Moved, State, look, move_tags};
+use super::contract::{Finding, Publish, Task};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::config::Environment;
 use crate::config::container as config;
+use crate::model::outcome::{Failed, Origin, Outcome, Place, Superseded};
 use crate::model::select::{Deliverable, Target};
 
 /// One tag is moved at a time: registries have no compare-and-swap. By location and repository.
@@ -72,10 +74,10 @@ impl ContainerProvider {
 }
 
 #[async_trait]
-impl Provider for ContainerProvider {
+impl Publish for ContainerProvider {
     async fn check(&self) -> Vec<Finding> {
         let findings = self.registries.iter().map(|registry| async move {
-            let mut result = Ok("it lets us in".to_owned());
+            let mut result = Ok("authenticated".to_owned());
             if let Some(name) = self.repositories.first()
                 && let Err(error) = registry.repository(name).check().await
             {
@@ -89,9 +91,9 @@ impl Provider for ContainerProvider {
         join_all(findings).await
     }
 
-    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure> {
+    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
         let tags = tags_of(deliverable)?;
-        let mut staged = Staged::default();
+        let mut staged = Outcome::default();
         let mut lacking = Vec::new();
         let looks = self.repositories(deliverable).map(|(location, repository)| async move {
             let looked = match repository {
@@ -103,19 +105,23 @@ impl Provider for ContainerProvider {
             (location, looked)
         });
         for (location, looked) in join_all(looks).await {
-            match looked {
-                Ok((_, Looked::Newer(by))) => staged.superseded.push(Superseded { location, by }),
-                Ok((_, Looked::Complete { digest, tagged })) if tagged || task.concerns(&location) => {
+            let found = looked.map(|(repository, Looked { tags, state })| {
+                staged.basis.insert(location.clone(), tags);
+                (repository, state)
+            });
+            match found {
+                Ok((_, State::Newer(by))) => staged.superseded.push(Superseded { location, by }),
+                Ok((_, State::Complete { digest, tagged })) if tagged || task.concerns(&location) => {
                     staged.places.push(Place {
                         location,
                         id: digest.to_string(),
                         origin: if tagged { Origin::Found } else { Origin::Created },
                     })
                 }
-                Ok((repository, Looked::Lacking(former))) if task.concerns(&location) => {
-                    lacking.push(Pending::new(location, repository, former, deliverable, &self.memory));
+                Ok((repository, State::Lacking(found))) if task.concerns(&location) => {
+                    lacking.push(Pending::new(location, repository, found, deliverable, &self.memory));
                 }
-                Ok((_, Looked::Complete { .. } | Looked::Lacking(_))) => {}
+                Ok((_, State::Complete { .. } | State::Lacking(_))) => {}
                 Err(failure) => {
                     staged.unseen.insert(location.clone());
                     if task.concerns(&location) {
@@ -150,39 +156,40 @@ impl Provider for ContainerProvider {
         });
         for (location, pushed) in join_all(pushes).await {
             match pushed {
-                Ok(index) => staged.places.push(Place {
+                Ok(digest) => staged.places.push(Place {
                     location,
-                    id: index.digest.to_string(),
+                    id: digest.to_string(),
                     origin: Origin::Created,
                 }),
                 Err(failure) => staged.failed.push(Failed { location, failure }),
             }
         }
-        in_order(&mut staged.places, deliverable);
+        staged.sort(deliverable);
         Ok(staged)
     }
 
-    async fn release(&self, deliverable: &Deliverable, staged: Staged, task: &Task) -> Result<Publication, Failure> {
+    async fn release(&self, deliverable: &Deliverable, staged: Outcome, task: &Task) -> Result<Outcome, Failure> {
         let tags = tags_of(deliverable)?;
-        let mut publication = Publication {
-            places: Vec::new(),
-            superseded: staged.superseded,
-            failed: staged.failed,
-            unseen: staged.unseen,
-        };
-        let releases = staged.places.into_iter().map(|place| async move {
-            // Looked at in the first step, and not to be changed.
-            if !task.concerns(&place.location) {
-                let id = place.id.clone();
-                return (place, Ok(Moved::To(id)));
+        let (mut publication, staged) = Outcome::without_places(staged);
+        let basis = std::mem::take(&mut publication.basis);
+        let releases = staged.into_iter().map(|place| {
+            let before = basis.get(&place.location).cloned().unwrap_or_default();
+            async move {
+                // Looked at in the first step, and not to be changed.
+                if !task.concerns(&place.location) {
+                    return (place, Ok(Moved::Done));
+                }
+                let outcome = self
+                    .release_place(deliverable, &place, &before, tags, task.allow_older)
+                    .await;
+                (place, outcome)
             }
-            let outcome = self.release_place(deliverable, &place, tags, task.allow_older).await;
-            (place, outcome)
         });
         for (place, outcome) in join_all(releases).await {
             let location = place.location.clone();
             match outcome {
-                Ok(Moved::To(id)) => publication.places.push(Place { id, ..place }),
+                Ok(Moved::Done) => publication.places.push(place),
+                Ok(Moved::Stale) => publication.stale.push(location),
                 Ok(Moved::Newer(by)) => publication.superseded.push(Superseded { location, by }),
                 Err(failure) => {
                     publication.unseen.insert(location.clone());
@@ -190,7 +197,7 @@ impl Provider for ContainerProvider {
                 }
             }
         }
-        in_order(&mut publication.places, deliverable);
+        publication.sort(deliverable);
         Ok(publication)
     }
 }
@@ -215,13 +222,14 @@ impl ContainerProvider {
         &self,
         deliverable: &Deliverable,
         place: &Place,
+        before: &Held,
         tags: &[String],
         allow_older: bool,
     ) -> Result<Moved, Failure> {
         let name = deliverable.name();
         let repository = self.repository(&place.location, &name)?;
         let _writer = self.only_writer(place.location.clone(), name).await;
-        move_tags(&repository, place, deliverable, tags, self.keep_missing, allow_older).await
+        move_tags(&repository, place, before, deliverable, tags, allow_older).await
     }
 
     async fn only_writer(&self, location: String, name: String) -> OwnedMutexGuard<()> {
@@ -244,7 +252,7 @@ fn tags_of(deliverable: &Deliverable) -> Result<&[String], Error> {
     }
 }
 
-/// What cannot be published.
+/// A deliverable that cannot be published.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// A registry that cannot be used at all.

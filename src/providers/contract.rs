@@ -1,26 +1,34 @@
-//! The contract of every provider: stage, then release.
+//! What a provider can do, one trait for each capability. A capability that a provider lacks is absent, not a method that
+//! does nothing.
 //!
 //! *Stage* looks first, adopts what exists, uploads under a private or temporary name, registers, and copies to every
-//! location: all of it complete, nothing of it visible to users. *Release* makes it visible and re-reads what is live.
-//! Both are safe to repeat, need no local state, and go on with the other locations when one fails.
+//! location: all of it complete, nothing of it visible to users. *Release* makes exactly that visible and re-reads what is
+//! live. Both are safe to repeat, need no local state, and go on with the other locations when one fails.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::civil::Date;
-use serde::Serialize;
 
-use crate::base::failure::{Class, Classified, Failure};
-use crate::config::{self, Environment};
+use crate::base::failure::Failure;
 use crate::images::source::{Source, Sources};
 use crate::model::compose::Image;
+use crate::model::outcome::Outcome;
 use crate::model::select::Deliverable;
 
-/// Publishes deliverables in one place: a cloud, the container registries, or a folder.
+/// One cloud, the container registries, or a folder: its capabilities.
+#[derive(Clone)]
+pub struct Provider {
+    /// Publishes deliverables.
+    pub publish: Arc<dyn Publish>,
+    /// Takes away what the provider's retention policy retires.
+    pub retire: Option<Arc<dyn Retire>>,
+}
+
+/// Publishes deliverables.
 #[async_trait]
-pub trait Provider: Send + Sync {
+pub trait Publish: Send + Sync {
     /// Proves credentials, permissions, and targets with cheap reads. Changes nothing.
     async fn check(&self) -> Vec<Finding>;
 
@@ -31,81 +39,31 @@ pub trait Provider: Send + Sync {
     /// # Errors
     ///
     /// What concerns all locations alike, such as an image that is not what its metadata says.
-    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure>;
+    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure>;
 
-    /// Makes what was staged visible and returns what a reader now sees.
+    /// Makes exactly what was staged visible and returns what a reader now sees.
+    ///
+    /// A location that has changed since, so that this would no longer be right, is left alone and
+    /// [stale](Outcome::stale).
     ///
     /// # Errors
     ///
     /// What concerns all locations alike.
-    async fn release(&self, deliverable: &Deliverable, staged: Staged, task: &Task) -> Result<Publication, Failure>;
+    async fn release(&self, deliverable: &Deliverable, staged: Outcome, task: &Task) -> Result<Outcome, Failure>;
+}
 
-    /// Applies the provider's retention policy to everything it published; with `dry_run` only tells what it would do.
-    ///
-    /// A provider without such a policy has nothing to retire.
+/// Takes published things away. Never part of publishing: an announcement does not wait for it.
+#[async_trait]
+pub trait Retire: Send + Sync {
+    /// Applies the retention policy to everything the provider published; with `dry_run` only says what it would do.
     ///
     /// # Errors
     ///
     /// A list that could not be read in full. Nothing was removed then.
-    async fn clean_up(&self, dry_run: bool) -> Result<Retired, Failure> {
-        let _ = dry_run;
-        Ok(Retired::default())
-    }
+    async fn clean_up(&self, dry_run: bool) -> Result<Retired, Failure>;
 
-    /// How often the retention policy is to be run while nothing is published; never when `None`.
-    fn upkeep_interval(&self) -> Option<Duration> {
-        None
-    }
-}
-
-/// The provider of a configuration.
-///
-/// # Errors
-///
-/// Credentials that are missing or cannot be read, or a provider that this build leaves out.
-pub fn build(section: &config::Provider, environment: &Environment) -> Result<Arc<dyn Provider>, Failure> {
-    // Not every set of features has a provider that reads the environment.
-    let _ = environment;
-    match section {
-        #[cfg(feature = "aws")]
-        config::Provider::Aws(section) => Ok(Arc::new(super::aws::AwsProvider::new(section, environment))),
-        #[cfg(feature = "azure")]
-        config::Provider::Azure(section) => Ok(Arc::new(super::azure::AzureProvider::new(section, environment)?)),
-        #[cfg(feature = "container")]
-        config::Provider::Container(section) => Ok(Arc::new(super::container::ContainerProvider::new(
-            section,
-            environment,
-        )?)),
-        #[cfg(feature = "gcp")]
-        config::Provider::Gcp(section) => Ok(Arc::new(super::gcp::GcpProvider::new(section, environment)?)),
-        #[cfg(feature = "local")]
-        config::Provider::Local(section) => Ok(Arc::new(super::local::LocalProvider::new(section))),
-        #[allow(unreachable_patterns, reason = "a build with every client leaves none out")]
-        other => Err(Absent(other.name()).into()),
-    }
-}
-
-/// Runs the provider's retention policy at once and then after each interval, also when no image comes.
-pub async fn upkeep(provider: Arc<dyn Provider>, interval: Duration) {
-    let mut ticks = tokio::time::interval(interval);
-    loop {
-        ticks.tick().await;
-        match provider.clean_up(false).await {
-            Ok(retired) => retired.warn(),
-            Err(failure) => tracing::warn!("nothing was retired: failed to {failure}"),
-        }
-    }
-}
-
-/// A provider that this build leaves out.
-#[derive(Debug, thiserror::Error)]
-#[error("publish to {0}: this build has no client for it")]
-struct Absent(&'static str);
-
-impl Classified for Absent {
-    fn class(&self) -> Class {
-        Class::Everything
-    }
+    /// How often the policy is due even if nothing is published; `None`: only after a publication.
+    fn interval(&self) -> Option<Duration>;
 }
 
 /// What a provider needs besides the deliverable: the images' bytes, and what the operator asked for.
@@ -134,93 +92,6 @@ impl Task {
     pub fn concerns(&self, location: &str) -> bool {
         self.locations.as_ref().is_none_or(|only| only.contains(location))
     }
-}
-
-/// What is complete, and not yet visible.
-#[derive(Debug, Default)]
-pub struct Staged {
-    /// Locations that are ready to be released, or were live before.
-    pub places: Vec<Place>,
-    /// Locations left alone because they hold a newer compose.
-    pub superseded: Vec<Superseded>,
-    /// Locations that failed.
-    pub failed: Vec<Failed>,
-    /// How long those that are ready have waited for those that failed.
-    pub waited: Duration,
-    /// Locations that could not be looked at, whether they failed or are not to be changed.
-    pub unseen: BTreeSet<String>,
-}
-
-/// What users can see.
-#[derive(Debug, Default)]
-pub struct Publication {
-    /// Locations that have the deliverable, in configured order.
-    pub places: Vec<Place>,
-    /// Locations left alone because they hold a newer compose.
-    pub superseded: Vec<Superseded>,
-    /// Locations that failed.
-    pub failed: Vec<Failed>,
-    /// As in [`Staged`].
-    pub unseen: BTreeSet<String>,
-}
-
-impl Publication {
-    /// Adds the places that were live before and could not be looked at now.
-    pub(crate) fn keep(&mut self, before: &Self, deliverable: &Deliverable) {
-        let is_unseen = |place: &&Place| self.unseen.contains(&place.location);
-        let kept: Vec<Place> = before.places.iter().filter(is_unseen).cloned().collect();
-        self.places.extend(kept);
-        in_order(&mut self.places, deliverable);
-    }
-}
-
-/// A deliverable in one location.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The location's configured name: a region, a registry's url, a folder.
-    pub location: String,
-    /// What it is called there: an AMI id, a resource id, a digest, a path.
-    pub id: String,
-    /// Whether this process made it.
-    pub origin: Origin,
-}
-
-/// Where a published thing came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Origin {
-    /// It was there, complete, before anything was done.
-    Found,
-    /// This process made or completed it.
-    Created,
-}
-
-/// Orders places as configured, which is the order of the notification.
-pub(crate) fn in_order(places: &mut [Place], deliverable: &Deliverable) {
-    places.sort_by_key(|place| {
-        deliverable
-            .locations
-            .iter()
-            .position(|location| *location == place.location)
-    });
-}
-
-/// A location that already has something newer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Superseded {
-    /// The location's configured name.
-    pub location: String,
-    /// The compose it holds.
-    pub by: String,
-}
-
-/// A location that could not be completed.
-#[derive(Debug)]
-pub struct Failed {
-    /// The location's configured name.
-    pub location: String,
-    /// Why.
-    pub failure: Failure,
 }
 
 /// What a retention policy decided, and what became of it.
@@ -272,70 +143,4 @@ pub struct Finding {
     pub subject: String,
     /// What was found, or what is wrong and what to do about it.
     pub result: Result<String, String>,
-}
-
-/// Whose images these are. Another owner in a mark means hands off.
-pub const OWNER: &str = "cloud-image-uploader";
-
-/// Before each name of a mark among the annotations of a container image.
-pub const ANNOTATIONS: &str = "org.fedoraproject.cloud-image-uploader.";
-
-/// What identifies a published image, encoded as tags, labels, or annotations, as each provider allows.
-///
-/// It is plain text that an operator can read and edit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
-    /// The compose it came from.
-    pub compose_id: String,
-    /// SHA-256 of the image file as stored in the compose, in hex; none on what holds several images.
-    pub image_sha256: Option<String>,
-    /// The compose's stage, as in topics.
-    pub stage: String,
-    /// When the release goes out of support.
-    pub end_of_life: Option<Date>,
-    /// Who looks after it.
-    pub owner: String,
-}
-
-impl Mark {
-    /// The mark of one of a deliverable's images, or of all of them together.
-    #[must_use]
-    pub fn of(deliverable: &Deliverable, image: Option<&Image>) -> Self {
-        Self {
-            compose_id: deliverable.compose.to_string(),
-            image_sha256: image.map(|image| image.sha256.clone()),
-            stage: deliverable.release.stage.to_string(),
-            end_of_life: deliverable.release.end_of_life,
-            owner: OWNER.to_owned(),
-        }
-    }
-
-    /// The mark as names and values, each name with `prefix`.
-    #[must_use]
-    pub fn encode(&self, prefix: &str) -> BTreeMap<String, String> {
-        let end_of_life = self.end_of_life.map(|date| date.to_string());
-        [
-            ("compose-id", Some(self.compose_id.clone())),
-            ("image-sha256", self.image_sha256.clone()),
-            ("stage", Some(self.stage.clone())),
-            ("end-of-life", end_of_life),
-            ("owner", Some(self.owner.clone())),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some((format!("{prefix}{name}"), value?)))
-        .collect()
-    }
-
-    /// The mark among names and values; `None` where there is none of ours.
-    #[must_use]
-    pub fn decode(prefix: &str, values: &BTreeMap<String, String>) -> Option<Self> {
-        let value = |name: &str| values.get(&format!("{prefix}{name}")).cloned();
-        Some(Self {
-            compose_id: value("compose-id")?,
-            image_sha256: value("image-sha256"),
-            stage: value("stage").unwrap_or_default(),
-            end_of_life: value("end-of-life").and_then(|date| date.parse().ok()),
-            owner: value("owner")?,
-        })
-    }
 }

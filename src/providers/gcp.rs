@@ -31,16 +31,15 @@ use self::client::Cloud;
 use self::error::Error;
 use self::image::Wanted;
 use self::promotion::Rules;
-use super::contract::{Finding, Origin, Place, Provider, Publication, Retired, Staged, Task};
+use super::contract::{Finding, Publish, Retire, Retired, Task};
 use crate::base::failure::Failure;
 use crate::config::Environment;
 use crate::config::gcp::{CREDENTIALS, Gcp};
+use crate::model::outcome::{Origin, Outcome, Place};
 use crate::model::select::Deliverable;
 
 /// Between two looks at what the policies have to do. Their times are days.
 const UPKEEP: Duration = Duration::from_secs(60 * 60);
-/// An image is announced after the policies have run, so they get no longer than this; the next run does the rest.
-const UPKEEP_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// Publishes to a project of Google Cloud.
 pub struct GcpProvider {
@@ -72,19 +71,10 @@ impl GcpProvider {
     async fn cloud(&self) -> Result<Cloud, Error> {
         Cloud::new(&self.section, &self.credentials).await
     }
-
-    /// The policies after a new image. They never spoil its publication.
-    async fn upkeep(&self) {
-        match tokio::time::timeout(UPKEEP_LIMIT, self.clean_up(false)).await {
-            Ok(Ok(retired)) => retired.warn(),
-            Ok(Err(failure)) => tracing::warn!("nothing is promoted or removed: failed to {failure}"),
-            Err(_) => tracing::warn!("the policies take long; the next run goes on with them"),
-        }
-    }
 }
 
 #[async_trait]
-impl Provider for GcpProvider {
+impl Publish for GcpProvider {
     async fn check(&self) -> Vec<Finding> {
         match self.cloud().await {
             Ok(cloud) => check::check(&cloud).await,
@@ -95,25 +85,20 @@ impl Provider for GcpProvider {
         }
     }
 
-    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure> {
+    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
         let wanted = Wanted::of(deliverable)?;
         // An image is in all its storage locations at once.
         let may_change = deliverable.locations.iter().any(|location| task.concerns(location));
         let staged = wanted.stage(&self.cloud().await?, task, may_change).await?;
         let places = staged.map_or_else(Vec::new, |(address, origin)| places(deliverable, &address, origin));
-        Ok(Staged {
+        Ok(Outcome {
             places,
-            ..Staged::default()
+            ..Outcome::default()
         })
     }
 
-    async fn release(&self, deliverable: &Deliverable, staged: Staged, task: &Task) -> Result<Publication, Failure> {
-        let mut publication = Publication {
-            places: staged.places,
-            superseded: staged.superseded,
-            failed: staged.failed,
-            unseen: staged.unseen,
-        };
+    async fn release(&self, deliverable: &Deliverable, staged: Outcome, task: &Task) -> Result<Outcome, Failure> {
+        let mut publication = staged;
         let Some(place) = publication.places.iter().find(|place| task.concerns(&place.location)) else {
             return Ok(publication);
         };
@@ -123,18 +108,18 @@ impl Provider for GcpProvider {
             _ => Origin::Created,
         };
         publication.places = places(deliverable, &address, origin);
-        if origin == Origin::Created {
-            self.upkeep().await;
-        }
         Ok(publication)
     }
+}
 
+#[async_trait]
+impl Retire for GcpProvider {
     async fn clean_up(&self, dry_run: bool) -> Result<Retired, Failure> {
         let _turn = self.policies.lock().await;
         clean_up::run(&self.cloud().await?, &Rules::of(&self.section), dry_run).await
     }
 
-    fn upkeep_interval(&self) -> Option<Duration> {
+    fn interval(&self) -> Option<Duration> {
         Some(UPKEEP)
     }
 }

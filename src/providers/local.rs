@@ -1,11 +1,12 @@
 //! A local directory: disks as sparse raw files, containers as OCI layouts.
 //!
 //! Below `directory`, in order: `<compose>/<arch>/.<file>.partial` while it is written, `.<file>.<sha256>.staged` when
-//! it is complete and verified, then `<file>` beside `<file>.mark.json`, which says what it is. Only one process at a
-//! time writes to a directory.
+//! it is complete and verified, then `<file>` beside `<file>.mark.json`, which says what it is and when it was last
+//! modified: a file that has changed since is written again. Only one process at a time writes to a directory.
 
 mod disk;
 mod layout;
+mod stamp;
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -14,9 +15,10 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use super::contract::{Finding, Place, Provider, Publication, Staged, Task};
+use super::contract::{Finding, Publish, Task};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::config::local::Local;
+use crate::model::outcome::{Outcome, Place};
 use crate::model::select::{Deliverable, Target};
 
 /// Held while a process writes to the directory.
@@ -29,14 +31,14 @@ pub struct LocalProvider {
     holders: Mutex<Holders>,
 }
 
-/// Who writes to the directory now.
+/// The tasks of this process that write to the directory.
 #[derive(Debug, Default)]
 struct Holders {
     count: usize,
     lock: Option<File>,
 }
 
-/// One who writes to the directory. The last one lets other processes in.
+/// The right of one task to write to the directory. The last one to be dropped opens the directory to other processes.
 struct Claim<'a>(&'a Mutex<Holders>);
 
 impl Drop for Claim<'_> {
@@ -80,16 +82,16 @@ impl LocalProvider {
         self.directory.display().to_string()
     }
 
-    fn staged(&self, place: Place) -> Staged {
-        Staged {
+    fn staged(&self, place: Place) -> Outcome {
+        Outcome {
             places: vec![place],
-            ..Staged::default()
+            ..Outcome::default()
         }
     }
 }
 
 #[async_trait]
-impl Provider for LocalProvider {
+impl Publish for LocalProvider {
     async fn check(&self) -> Vec<Finding> {
         let result = match std::fs::metadata(&self.directory) {
             Ok(found) if found.is_dir() => Ok("is there".to_owned()),
@@ -103,7 +105,7 @@ impl Provider for LocalProvider {
         }]
     }
 
-    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Staged, Failure> {
+    async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
         let _claim = self.claim()?;
         let origin = match &deliverable.target {
             Target::Disk { path } => disk::stage(&self.directory.join(path), deliverable, task).await?,
@@ -112,7 +114,7 @@ impl Provider for LocalProvider {
             | Target::GalleryVersion { .. }
             | Target::GceImage { .. }
             | Target::Repository { .. } => {
-                return Ok(Staged::default());
+                return Ok(Outcome::default());
             }
         };
         Ok(self.staged(Place {
@@ -122,7 +124,7 @@ impl Provider for LocalProvider {
         }))
     }
 
-    async fn release(&self, deliverable: &Deliverable, staged: Staged, _task: &Task) -> Result<Publication, Failure> {
+    async fn release(&self, deliverable: &Deliverable, staged: Outcome, _task: &Task) -> Result<Outcome, Failure> {
         let _claim = self.claim()?;
         match &deliverable.target {
             Target::Disk { path } => disk::release(&self.directory.join(path), deliverable)?,
@@ -132,9 +134,9 @@ impl Provider for LocalProvider {
             | Target::GceImage { .. }
             | Target::Repository { .. } => {}
         }
-        Ok(Publication {
+        Ok(Outcome {
             places: staged.places,
-            ..Publication::default()
+            ..Outcome::default()
         })
     }
 }
@@ -175,7 +177,7 @@ impl Classified for Error {
     fn class(&self) -> Class {
         match self {
             Self::File { source, .. } => match source.kind() {
-                // Somebody has to make room, or let us in.
+                // An operator has to make room, or to permit it.
                 io::ErrorKind::StorageFull
                 | io::ErrorKind::QuotaExceeded
                 | io::ErrorKind::PermissionDenied

@@ -17,7 +17,7 @@ use cloud_image_uploader::model::compose::release::{Release, Stage};
 use cloud_image_uploader::model::compose::{Compose, ComposeId};
 use cloud_image_uploader::model::select::select;
 use cloud_image_uploader::providers::aws::AwsProvider;
-use cloud_image_uploader::providers::contract::{Provider, Task};
+use cloud_image_uploader::providers::contract::{Publish, Task};
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, noise, xz_blocks};
 use cloud_image_uploader_test_support::aws::Cloud;
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use cloud_image_uploader::base::failure::Class;
-use cloud_image_uploader::providers::contract::{Origin, Provider};
+use cloud_image_uploader::model::outcome::Origin;
+use cloud_image_uploader::providers::contract::Publish;
 use cloud_image_uploader_test_support::archive::{Packing, Row, xz};
 use cloud_image_uploader_test_support::registry::Registry;
 use cloud_image_uploader_test_support::skopeo::Skopeo;

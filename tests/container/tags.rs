@@ -1,7 +1,8 @@
 //! Which tags are moved, and what becomes of former architectures.
 
 use cloud_image_uploader::base::failure::Class;
-use cloud_image_uploader::providers::contract::{Origin, Provider, Task};
+use cloud_image_uploader::model::outcome::Origin;
+use cloud_image_uploader::providers::contract::{Publish, Task};
 use cloud_image_uploader_test_support::archive::{OciArchive, xz};
 use cloud_image_uploader_test_support::registry::Registry;
 use cloud_image_uploader_test_support::skopeo::Skopeo;
@@ -99,7 +100,7 @@ async fn a_missing_architecture_is_kept_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_architecture_that_is_kept_is_the_one_that_is_there_at_last() {
+async fn the_kept_architecture_is_the_one_that_the_tag_holds_at_release() {
     // In work at once: the newer compose, which lacks an architecture, looked before the older one was released.
     for (what, before) in [
         ("an old one", Some("Fedora-43-20251001.0")),
@@ -120,7 +121,20 @@ async fn the_architecture_that_is_kept_is_the_one_that_is_there_at_last() {
         publish(&provider, &older, &task()).await.unwrap();
         let older = skopeo.inspect(&format!("{FULL}:43")).await.unwrap();
 
+        let writes = registry.writes().await.unwrap().len();
+        let stale = provider.release(&newer, staged, &task()).await.unwrap();
+        assert!(stale.places.is_empty() && stale.failed.is_empty(), "{what}: {stale:?}");
+        assert_eq!(stale.stale.len(), 1, "{what}");
+        assert_eq!(
+            registry.writes().await.unwrap().len(),
+            writes,
+            "{what}: a stale release writes nothing"
+        );
+
+        let staged = provider.stage(&newer, &task()).await.unwrap();
+        let digest = staged.places[0].id.clone();
         let publication = provider.release(&newer, staged, &task()).await.unwrap();
+        assert_eq!(publication.places[0].id, digest, "{what}: what was staged is released");
         let index = skopeo.inspect(&format!("{FULL}:43")).await.unwrap();
         assert_eq!(architectures(&index), ["arm64", "amd64"], "{what}");
         assert_eq!(index["manifests"][0], older["manifests"][0], "{what}");
@@ -197,7 +211,7 @@ async fn a_newer_tag_without_a_mark_that_comes_in_between_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_former_services_tags_are_taken_over() {
+async fn the_previous_services_tags_are_taken_over() {
     let registry = Registry::open().await.unwrap();
     let (section, provider) = provider(&[&Entry::of(&registry)]);
     let folder = tempfile::tempdir().unwrap();

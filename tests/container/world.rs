@@ -11,9 +11,10 @@ use cloud_image_uploader::config::{self, Config, Environment};
 use cloud_image_uploader::images::source::Sources;
 use cloud_image_uploader::model::compose::release::{Release, Stage};
 use cloud_image_uploader::model::compose::{Compose, ComposeId};
+use cloud_image_uploader::model::outcome::Outcome;
 use cloud_image_uploader::model::select::{Deliverable, select};
 use cloud_image_uploader::providers::container::ContainerProvider;
-use cloud_image_uploader::providers::contract::{Provider, Publication, Task};
+use cloud_image_uploader::providers::contract::{Publish, Task};
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, DockerArchive, OciArchive, Row, layer, xz};
 use cloud_image_uploader_test_support::files::Files;
 use cloud_image_uploader_test_support::program::Program;
@@ -122,7 +123,7 @@ pub fn program(entry: &Entry) -> Program {
     variables.fold(program, |program, (name, value)| program.env(name, value))
 }
 
-/// What a release needs not be asked for.
+/// Release data, which is not fetched here.
 fn release() -> Release {
     Release {
         name: "43".to_owned(),
@@ -172,11 +173,7 @@ pub fn task() -> Task {
 }
 
 /// Stage and release.
-pub async fn publish(
-    provider: &ContainerProvider,
-    deliverable: &Deliverable,
-    task: &Task,
-) -> Result<Publication, Failure> {
+pub async fn publish(provider: &ContainerProvider, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
     let staged = provider.stage(deliverable, task).await?;
     provider.release(deliverable, staged, task).await
 }

@@ -20,7 +20,7 @@ fn dashboard() -> Value {
     serde_json::from_str(&text(DASHBOARD)).unwrap()
 }
 
-/// Each query of the dashboard, with what Grafana would put in for its own variables.
+/// Each query of the dashboard, with values in place of Grafana's own variables.
 fn queries() -> Vec<String> {
     let dashboard = dashboard();
     let panels = dashboard["panels"].as_array().unwrap().iter();
@@ -61,7 +61,7 @@ fn metrics(expression: &str) -> Vec<&'static Metric> {
                 Kind::Counter | Kind::Gauge => word == metric.name,
             };
             let found = ALL.iter().find(is);
-            found.unwrap_or_else(|| panic!("there is no metric {word}, in {expression}"))
+            found.unwrap_or_else(|| panic!("unknown metric {word} in {expression}"))
         })
         .collect();
     assert!(!found.is_empty(), "{expression}");
@@ -75,7 +75,7 @@ fn between<'a>(text: &'a str, open: &str, close: char) -> impl Iterator<Item = &
         .map(move |rest| rest.split(close).next().unwrap())
 }
 
-/// Whether an expression groups and selects by labels that its metrics have, and by values that can be.
+/// Asserts that an expression groups and selects by labels and values that its metrics have.
 fn check_labels(expression: &str) {
     let metrics = metrics(expression);
     let labels = || metrics.iter().flat_map(|metric| metric.labels);
@@ -166,7 +166,7 @@ fn every_alert_says_what_and_where_to_read_on() {
     assert!(headings.is_empty(), "there are no alerts {headings:?}");
 }
 
-/// Whether rules fire when they should, and no other time; and whether Prometheus understands the dashboard.
+/// Rules fire when they should, and at no other time; and Prometheus understands the dashboard.
 #[test]
 #[ignore = "needs promtool, which tests/setup --long installs"]
 fn prometheus_understands_rules_and_queries() {

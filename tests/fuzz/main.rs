@@ -8,6 +8,7 @@
 mod archive;
 mod message;
 mod metadata;
+mod structure;
 #[cfg(feature = "gcp")]
 mod tarball;
 #[cfg(feature = "azure")]

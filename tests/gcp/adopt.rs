@@ -1,7 +1,7 @@
 //! What is there already: adopted, completed, refused, or replaced.
 
 use cloud_image_uploader::base::failure::Class;
-use cloud_image_uploader::providers::contract::Origin;
+use cloud_image_uploader::model::outcome::Origin;
 use cloud_image_uploader_test_support::gcp::Fault;
 use serde_json::{Value, json};
 
@@ -119,21 +119,27 @@ async fn a_name_taken_by_other_content_or_by_others_is_an_error() {
     );
     assert_eq!(world.cloud.writes().len(), writes);
 
-    // A nightly of the branched release and a candidate that has no label may be of one day.
-    let world = World::new().await;
-    let nightly = world.deliverable("Fedora-43-20251023.n.0", row(tarball(1, 1000))).await;
-    let candidate = world.deliverable("Fedora-43-20251023.0", row(tarball(2, 1000))).await;
-    assert_eq!(nightly.name(), candidate.name());
-    publish(&world.provider(), &nightly).await.unwrap();
-    let text = publish(&world.provider(), &candidate).await.unwrap_err().to_string();
-    for deliverable in [&nightly, &candidate] {
-        assert!(text.contains(&deliverable.images[0].sha256), "{text}");
-    }
-    world.assert_only(&[IMAGE]).await;
-
     let (world, outcome) = after(|image| image["labels"]["owner"] = json!("coreos")).await;
     assert!(outcome.unwrap_err().contains("belongs to coreos"));
     assert_eq!(world.cloud.count("images.insert"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nightly_and_an_unlabelled_candidate_of_one_day_have_different_names() {
+    let world = World::new().await;
+    let composes = [
+        ("Fedora-43-20251023.n.0", IMAGE),
+        ("Fedora-43-20251023.0", "fedora-cloud-43-20251023-100-x86-64"),
+    ];
+    for (seed, (compose, name)) in (1..).zip(composes) {
+        let deliverable = world.deliverable(compose, row(tarball(seed, 1000))).await;
+        assert_eq!(deliverable.name(), name);
+        publish(&world.provider(), &deliverable).await.unwrap();
+        assert_eq!(world.cloud.content(name), Some(deliverable.images[0].sha256.clone()));
+    }
+    world
+        .assert_only(&[IMAGE, composes[1].1].into_iter().rev().collect::<Vec<_>>())
+        .await;
 }
 
 /// Another process has made an image of other content: after this one looked first, or before it tries again.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cloud_image_uploader::base::failure::Class;
-use cloud_image_uploader::providers::contract::Provider;
+use cloud_image_uploader::providers::contract::Retire;
 use cloud_image_uploader_test_support::gcp::{Emulator, Fault};
 use cloud_image_uploader_test_support::proxy::Proxy;
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cloud_image_uploader::providers::contract::Provider;
+use cloud_image_uploader::providers::contract::Retire;
 use cloud_image_uploader_test_support::gcp::{Emulator, Fault};
 use cloud_image_uploader_test_support::permissions::{Need, differences};
 

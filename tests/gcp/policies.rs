@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cloud_image_uploader::providers::contract::{Action, Provider, Retired, upkeep};
+use cloud_image_uploader::lifecycle::run::upkeep;
+use cloud_image_uploader::providers::contract::{Action, Retire, Retired};
 use cloud_image_uploader_test_support::gcp::Fault;
 use cloud_image_uploader_test_support::program::Program;
 use jiff::{SignedDuration, Timestamp};
@@ -273,11 +274,11 @@ async fn an_idle_daemon_promotes_by_itself() {
 async fn an_idle_process_promotes_again_and_again() {
     let world = World::new().await;
     let first = make(&world, 1).await;
-    let provider: Arc<dyn Provider> = Arc::new(world.provider());
-    assert!(provider.upkeep_interval().is_some());
+    let provider: Arc<dyn Retire> = Arc::new(world.provider());
+    assert!(provider.interval().is_some());
     // A run that fails is not the last one.
     world.cloud.fault("images.list", Fault::forbidden(), 1);
-    let running = tokio::spawn(upkeep(provider, Duration::from_millis(100)));
+    let running = tokio::spawn(upkeep(provider, Some(Duration::from_millis(100)), Arc::default()));
     world.cloud.wait_for_call("images.list", 3).await.unwrap();
     assert_eq!(world.cloud.head(FAMILY), None);
     age(&world, 2);

@@ -2,7 +2,8 @@
 
 use cloud_image_uploader::messaging::notify::Notice;
 use cloud_image_uploader::model::compose::release::{Release, Stage};
-use cloud_image_uploader::providers::contract::{Origin, Provider, Task};
+use cloud_image_uploader::model::outcome::Origin;
+use cloud_image_uploader::providers::contract::{Publish, Task};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
 use cloud_image_uploader_test_support::gcp::{Emulator, PROJECT};
 use serde_json::{Value, json};

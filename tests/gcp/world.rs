@@ -11,8 +11,9 @@ use cloud_image_uploader::config::{self, Config, Environment};
 use cloud_image_uploader::images::source::Sources;
 use cloud_image_uploader::model::compose::release::{Release, Stage};
 use cloud_image_uploader::model::compose::{Compose, ComposeId};
+use cloud_image_uploader::model::outcome::Outcome;
 use cloud_image_uploader::model::select::{Deliverable, select};
-use cloud_image_uploader::providers::contract::{Provider, Publication, Task};
+use cloud_image_uploader::providers::contract::{Publish, Task};
 use cloud_image_uploader::providers::gcp::GcpProvider;
 use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, noise};
 use cloud_image_uploader_test_support::gcp::{BUCKET, Cloud, Emulator, PROJECT, tarball};
@@ -151,7 +152,7 @@ pub fn task() -> Task {
 }
 
 /// Stage and release.
-pub async fn publish(provider: &GcpProvider, deliverable: &Deliverable) -> Result<Publication, Failure> {
+pub async fn publish(provider: &GcpProvider, deliverable: &Deliverable) -> Result<Outcome, Failure> {
     let staged = provider.stage(deliverable, &task()).await?;
     provider.release(deliverable, staged, &task()).await
 }

@@ -6,6 +6,7 @@ mod disks;
 mod encoding;
 mod hostile;
 mod hosts;
+mod metadata;
 mod repair;
 mod sample;
 mod signatures;

@@ -180,6 +180,6 @@ async fn a_second_run_reads_no_image_and_changes_nothing() {
     }
     let exit = desk.reconsume(&[]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
-    assert_eq!(exit.stdout.matches("was there").count(), 3, "{}", exit.stdout);
+    assert_eq!(exit.stdout.matches("unchanged").count(), 3, "{}", exit.stdout);
     assert!(desk.files() == before);
 }

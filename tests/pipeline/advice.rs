@@ -1,4 +1,4 @@
-//! What an operator reads about the likeliest mistakes with the broker and in the file: what, where, why, and what to do.
+//! An operator's likeliest mistakes with the broker and in the file: each text says what, where, why, and what to do.
 
 use cloud_image_uploader_test_support::advice::Advice;
 use cloud_image_uploader_test_support::certs::Authority;
@@ -12,7 +12,7 @@ async fn run(config: &str, command: &[&str]) -> Exit {
 }
 
 #[tokio::test]
-async fn mistakes_are_told_with_their_remedy() {
+async fn mistakes_are_reported_with_their_remedy() {
     let mut advice = Advice::default();
     let mut world = World::new().await;
     let folder = world.folder.path().to_owned();
@@ -23,7 +23,7 @@ async fn mistakes_are_told_with_their_remedy() {
     let typing = good
         .replace("prefetch_count", "prefetch_cuont")
         .replace("directory = ", "folder = ");
-    advice.add("keys that nobody knows", &run(&typing, &["check", "--offline"]).await);
+    advice.add("unknown keys", &run(&typing, &["check", "--offline"]).await);
     let keyless: String = certified
         .lines()
         .filter(|line| !line.starts_with("keyfile"))
@@ -35,11 +35,11 @@ async fn mistakes_are_told_with_their_remedy() {
     let exit = run(&world.config(&absent), &["check", "--offline"]).await;
     advice.add("a key that is not there", &exit);
 
-    let absent = good.replace(QUEUE, "cloud-image-uploader-nobody");
+    let absent = good.replace(QUEUE, "cloud-image-uploader-absent");
     advice.add("a queue that is not there: check", &run(&absent, &["check"]).await);
     advice.add("a queue that is not there: consume", &run(&absent, &["consume"]).await);
-    let made = absent.replace("passive_declares = true", "passive_declares = false");
-    advice.add("a queue that may not be made", &run(&made, &["consume"]).await);
+    let created = absent.replace("passive_declares = true", "passive_declares = false");
+    advice.add("a queue that may not be created", &run(&created, &["consume"]).await);
     let unbound = good.replace("exchange = \"amq.topic\"", "exchange = \"amq.topics\"");
     advice.add("a queue that cannot be bound", &run(&unbound, &["consume"]).await);
     let wrong = good.replace("test-password", "guess-me");

@@ -87,7 +87,7 @@ async fn a_broker_that_crashes_loses_nothing() {
     world.until_settled(daemon).await;
 }
 
-/// Whatever is lost between the daemon and the broker: every notification arrives, a repeat under the same id.
+/// A frame is lost between the daemon and the broker: every notification arrives, a repeat under the same id.
 #[tokio::test]
 async fn a_lost_frame_loses_no_notification() {
     let table = [
@@ -123,7 +123,7 @@ async fn a_lost_frame_loses_no_notification() {
 
 /// The queue takes its messages with it, but not the work on them.
 #[tokio::test]
-async fn a_queue_that_is_deleted_and_made_again_is_consumed_again() {
+async fn a_queue_that_is_deleted_and_declared_again_is_consumed_again() {
     let world = World::new().await;
     world.listen().await;
     world.busy("x86_64", 4);
@@ -161,7 +161,7 @@ async fn a_queue_that_stays_away_ends_the_process() {
 }
 
 #[tokio::test]
-async fn a_permission_that_is_withdrawn_is_told_and_waited_for() {
+async fn a_withdrawn_permission_is_reported_and_waited_for() {
     let mut world = World::new().await;
     let mut daemon = world.consume().await;
     world.rabbit.stop().await.unwrap();
@@ -184,9 +184,9 @@ async fn a_permission_that_is_withdrawn_is_told_and_waited_for() {
     world.until_settled(daemon).await;
 }
 
-/// The broker's own: told, and waited for, since somebody is renewing it.
+/// The broker's own: reported, and waited for, since an operator may be renewing it.
 #[tokio::test]
-async fn a_brokers_certificate_that_runs_out_is_told_and_waited_for() {
+async fn an_expired_broker_certificate_is_reported_and_waited_for() {
     let mut world = World::new().await;
     let broker = format!("amqp_url = {:?}\n", world.rabbit.tls_url(DAEMON));
     let tls = world.rabbit.tls_table(DAEMON, world.folder.path()).unwrap();
@@ -209,7 +209,7 @@ async fn a_brokers_certificate_that_runs_out_is_told_and_waited_for() {
         .run(LONG)
         .await
         .unwrap();
-    assert_eq!(exit.code, Some(14), "at the start nobody waits: {}", exit.stderr);
+    assert_eq!(exit.code, Some(14), "at the start the process ends: {}", exit.stderr);
     world.rabbit.stop().await.unwrap();
     let renewed = world.rabbit.authority.server().unwrap();
     world.rabbit.identify_as(&renewed).unwrap();
@@ -222,7 +222,7 @@ async fn a_brokers_certificate_that_runs_out_is_told_and_waited_for() {
 
 /// Ours: the files are read again on each connection, so that a renewed one needs no restart.
 #[tokio::test]
-async fn a_clients_certificate_that_runs_out_is_told_and_its_successor_used() {
+async fn an_expired_client_certificate_is_reported_and_its_successor_used() {
     let mut world = World::new().await;
     let broker = format!("amqp_url = {:?}\n", world.rabbit.tls_url(DAEMON));
     let tls = world.rabbit.tls_table(DAEMON, world.folder.path()).unwrap();

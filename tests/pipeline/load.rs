@@ -1,4 +1,4 @@
-//! Much at once: messages that concern nobody, and several composes.
+//! Much at once: irrelevant messages, and several composes.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use serde_json::json;
 
 use crate::world::*;
 
-const NOBODYS: u64 = 5000;
+const IRRELEVANT: u64 = 5000;
 
-/// What the pungi of every release says all day.
-fn nobodys() -> impl Iterator<Item = Vec<u8>> {
+/// Messages that the pungi of every release sends all day.
+fn irrelevant() -> impl Iterator<Item = Vec<u8>> {
     let body = |number| match number % 3 {
         0 => r#"{"status": "STARTED", "compose_id": "Fedora-43-20260305.n.0", "location": "http://host/x"}"#,
         1 => r#"{"status": "FINISHED", "compose_id": "Fedora-Epel-9-updates-20260305.0", "location": "http://host/x"}"#,
@@ -19,7 +19,7 @@ fn nobodys() -> impl Iterator<Item = Vec<u8>> {
             r#"{"status": "FINISHED", "compose_id": "Fedora-42-updates-testing-20260305.0", "location": "http://host/x"}"#
         }
     };
-    (0..NOBODYS).map(move |number| body(number).as_bytes().to_vec())
+    (0..IRRELEVANT).map(move |number| body(number).as_bytes().to_vec())
 }
 
 /// A thousand messages a second are acknowledged while four composes are decoded, written, and announced; the broker, which
@@ -43,16 +43,16 @@ async fn messages_are_acknowledged_and_memory_is_bounded_while_four_composes_are
     daemon.wait_for_log("20260304.0 has finished", LONG).await.unwrap();
     let started = Instant::now();
     let topic = "org.fedoraproject.prod.pungi.compose.status.change";
-    world.admin.flood(topic, nobodys()).await.unwrap();
+    world.admin.flood(topic, irrelevant()).await.unwrap();
     world
-        .until_ready(|_, document| document["consumed"]["processed"].as_u64() >= Some(NOBODYS))
+        .until_ready(|_, document| document["consumed"]["processed"].as_u64() >= Some(IRRELEVANT))
         .await;
     let took = started.elapsed();
     assert!(
-        took < Duration::from_secs(NOBODYS / 1000),
-        "{NOBODYS} messages took {took:?}"
+        took < Duration::from_secs(IRRELEVANT / 1000),
+        "{IRRELEVANT} messages took {took:?}"
     );
-    world.until_processed(NOBODYS + 4).await;
+    world.until_processed(IRRELEVANT + 4).await;
     assert_eq!(world.heard().await.len(), 8);
     for (day, disks) in (1..=4).zip(&disks) {
         for (arch, disk) in ["x86_64", "aarch64"].into_iter().zip(disks) {
@@ -63,7 +63,7 @@ async fn messages_are_acknowledged_and_memory_is_bounded_while_four_composes_are
     let peak = daemon.peak_memory();
     let read: usize = disks.iter().flatten().map(|disk| disk.len() >> 20).sum();
     let numbers = json!({
-        "provider": "local, and 5000 messages of nobody", "composes": 4, "images": 8, "mib": read,
+        "provider": "local, and 5000 irrelevant messages", "composes": 4, "images": 8, "mib": read,
         "peak_mib": peak >> 20, "bound_mib": (BUFFER >> 20) + 128,
     });
     leave(env!("CARGO_TARGET_TMPDIR"), "load-local", &numbers).unwrap();

@@ -4,7 +4,12 @@
 
 mod advice;
 mod broker;
+mod budget;
+mod gates;
+mod health;
 mod load;
+mod locations;
+mod mail;
 mod messages;
 mod metrics;
 mod world;

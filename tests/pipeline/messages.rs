@@ -42,6 +42,15 @@ async fn a_compose_is_published_announced_and_acknowledged() {
         assert_eq!(std::fs::read(world.disk(arch)).unwrap(), noise(seed, 3 << 20));
         let headers = notice.headers();
         assert_eq!(headers["fedora_messaging_severity"], 20);
+        let typed = notice.properties.headers().as_ref().unwrap().inner();
+        let mut severity = typed
+            .iter()
+            .filter(|(name, _)| name.as_str() == "fedora_messaging_severity");
+        // 32 bits, as the existing client sends it.
+        assert_eq!(
+            severity.next().map(|(_, value)| value),
+            Some(&lapin::types::AMQPValue::LongInt(20))
+        );
         assert_eq!(headers["fedora_messaging_schema"], "base.message");
         let sent: jiff::Timestamp = headers["sent-at"].as_str().unwrap().parse().unwrap();
         assert!(sent <= jiff::Timestamp::now());
@@ -324,7 +333,8 @@ async fn a_missing_target_holds_the_message_until_it_is_mended() {
     std::fs::write(world.published(), "in the way").unwrap();
     let daemon = world.consume().await;
     world.announce().await;
-    let document = world.until_ready(|_, document| document["trouble"].is_string()).await;
+    let failed = |document: &Value| document["trouble"].to_string().contains("failed to");
+    let document = world.until_ready(|_, document| failed(document)).await;
     let why = document["trouble"].as_str().unwrap();
     assert!(why.contains("published"), "{why}");
     assert_eq!(document["consuming"], true);
@@ -348,7 +358,8 @@ async fn a_signal_waits_for_nothing_that_waits_for_an_operator() {
     std::fs::write(world.published(), "in the way").unwrap();
     let daemon = world.consume().await;
     world.announce().await;
-    world.until_ready(|_, document| document["trouble"].is_string()).await;
+    let failed = |document: &Value| document["trouble"].to_string().contains("failed to");
+    world.until_ready(|_, document| failed(document)).await;
     daemon.terminate().unwrap();
     let exit = daemon.wait(Duration::from_secs(20)).await.unwrap();
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);

@@ -1,4 +1,4 @@
-//! What `/metrics` says while a compose is published, when something fails, and once the broker is gone.
+//! `/metrics` while a compose is published, when something fails, and once the broker is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,12 +13,12 @@ use crate::world::*;
 
 type Labels = BTreeMap<String, String>;
 
-/// What Prometheus would read.
+/// The answer, as Prometheus reads it.
 #[derive(Debug)]
 pub struct Scrape {
     /// By name: its meaning.
     help: BTreeMap<String, String>,
-    /// By name: what it is.
+    /// By name: its kind.
     kinds: BTreeMap<String, String>,
     series: Vec<(String, Labels, f64)>,
 }
@@ -35,7 +35,7 @@ impl Scrape {
         Self::parse(&answer.text().await.unwrap())
     }
 
-    /// Waits until it says what is wanted.
+    /// Waits until it is as wanted.
     async fn until(world: &World, wanted: impl Fn(&Self) -> bool) -> Self {
         let deadline = tokio::time::Instant::now() + LONG;
         loop {
@@ -121,7 +121,7 @@ async fn metrics_answer_an_operators_questions() {
     scrape.assert("uploader_consuming", &[("provider", "local")], 1.0);
     scrape.assert("uploader_trouble", &[], 0.0);
     scrape.assert("uploader_queue_messages_ready", &[queue], 0.0);
-    // What has not happened yet is 0, not absent.
+    // Events that have not happened yet are 0, not absent.
     scrape.assert("uploader_failures_total", &[("kind", "deliverable")], 0.0);
     scrape.assert("uploader_oldest_unfinished_compose_timestamp_seconds", &[], 0.0);
     let expires = scrape.value(
@@ -161,7 +161,7 @@ async fn metrics_answer_an_operators_questions() {
     let oldest = "uploader_oldest_unfinished_compose_timestamp_seconds";
     scrape.assert(oldest, &[], sent.as_second() as f64);
 
-    // What was done, and nothing in progress.
+    // The finished work, and nothing in progress.
     world.until_processed(1).await;
     let scrape = Scrape::until(&world, |scrape| {
         scrape.value("uploader_deliveries_in_hand", &[]) == Some(0.0)
@@ -196,13 +196,13 @@ async fn metrics_answer_an_operators_questions() {
         }
     }
 
-    // What goes wrong.
-    let spoilt = world.add(1);
+    // Failures.
+    let corrupt = world.add(1);
     let id = earlier(1);
     let images = id.trim_start_matches("Fedora-Cloud-");
     let path = format!("/{id}/Cloud/x86_64/images/Fedora-Cloud-Base-AmazonEC2-{images}.x86_64.raw.xz");
     world.files.fault(&path, Fault::Flip { offset: 1000 }, 1000);
-    world.admin.publish_serialized(&spoilt).await.unwrap();
+    world.admin.publish_serialized(&corrupt).await.unwrap();
     let mut started = world.message();
     started["body"]["status"] = json!("STARTED");
     world.admin.publish_serialized(&started).await.unwrap();

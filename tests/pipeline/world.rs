@@ -16,6 +16,8 @@ use tempfile::TempDir;
 /// Far more than anything here takes.
 pub const LONG: Duration = Duration::from_secs(60);
 pub const QUEUE: &str = "cloud-image-uploader-aws";
+/// The queue of [`World::keep_dead_letters`].
+pub const DEAD_LETTERS: &str = "dead";
 pub const COMPOSE: &str = "Fedora-Cloud-43-20260305.0";
 
 /// A broker, a served compose with an image for each architecture, and a place to publish to.
@@ -176,6 +178,16 @@ publish_amqp_messages = true
         self.files.fault(&Self::image_path(arch), fault, 1);
     }
 
+    /// Keeps rejected messages in a queue of their own.
+    pub async fn keep_dead_letters(&self) {
+        self.admin.delete(QUEUE).await.unwrap();
+        let arguments = json!({"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD_LETTERS});
+        let keep = self.admin.declare(QUEUE, rabbit::COMPOSE_CHANGES, arguments);
+        keep.await.unwrap();
+        let letters = self.admin.declare(DEAD_LETTERS, "nothing.at.all", json!({}));
+        letters.await.unwrap();
+    }
+
     /// Keeps every notification from now on, also while the broker is away.
     pub async fn listen(&self) {
         let pattern = "org.fedoraproject.prod.fedora_image_uploader.#";
@@ -195,7 +207,7 @@ publish_amqp_messages = true
         bodies.into_iter().map(|(id, (_, times))| (id, times)).collect()
     }
 
-    /// Waits until so many deliveries were acknowledged, and says what `/ready` says then.
+    /// Waits until so many deliveries were acknowledged. Returns the document of `/ready` then.
     pub async fn until_processed(&self, count: u64) -> Value {
         self.until_ready(|_, document| document["consumed"]["processed"] == count)
             .await
@@ -216,7 +228,7 @@ publish_amqp_messages = true
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
-    /// Waits until `/ready` says what is wanted.
+    /// Waits until `/ready` is as wanted. Returns its document.
     pub async fn until_ready(&self, wanted: impl Fn(u16, &Value) -> bool) -> Value {
         let deadline = tokio::time::Instant::now() + LONG;
         loop {
@@ -236,7 +248,7 @@ publish_amqp_messages = true
     pub async fn until_read(&self, arch: &str) {
         let deadline = tokio::time::Instant::now() + LONG;
         while self.files.requests_for(&Self::image_path(arch)).is_empty() {
-            assert!(tokio::time::Instant::now() < deadline, "nobody reads the image");
+            assert!(tokio::time::Instant::now() < deadline, "the image is not read");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -245,12 +257,12 @@ publish_amqp_messages = true
     pub async fn until_disk(&self, arch: &str) {
         let deadline = tokio::time::Instant::now() + LONG;
         while !self.disk(arch).exists() {
-            assert!(tokio::time::Instant::now() < deadline, "nobody publishes the image");
+            assert!(tokio::time::Instant::now() < deadline, "the image is not published");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Nothing waits and nothing is held: what was delivered is settled.
+    /// Stops the daemon and waits until every delivery is settled: none waits and none is held.
     pub async fn until_settled(&self, daemon: Running) {
         daemon.terminate().unwrap();
         assert_eq!(daemon.wait(LONG).await.unwrap().code, Some(0));

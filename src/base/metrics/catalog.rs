@@ -131,7 +131,7 @@ catalog! {
         "When the oldest compose being worked on was announced; 0 while there is none";
     STEPS: Gauge "uploader_deliverables_in_progress" ("step" ["verify" "stage" "release" "announce" "wait"])
         "Images and repositories being published, by step; wait is before another try";
-    DELIVERABLES: Counter "uploader_deliverables_total" ("outcome" ["published" "was there" "superseded" "failed"])
+    DELIVERABLES: Counter "uploader_deliverables_total" ("outcome" ["published" "unchanged" "superseded" "failed"])
         "Images and repositories by outcome; those that are live in some locations only are published";
     FAILURES: Counter "uploader_failures_total" ("kind" ["transient" "deliverable" "everything"])
         "Failures for good, by what can be done: tried for too long, wrong with this image, an operator has to mend something";

@@ -1,7 +1,7 @@
 //! E-mails about failures, as `log_config` asks for with `logging.handlers.SMTPHandler`: one for each record of its level.
 //!
-//! A failure is logged at ERROR once, after all its tries; so there is one e-mail for each failure. A mail server that is
-//! away holds nothing up: the e-mail is lost, and a warning says so.
+//! Failures are logged at ERROR after all retries, once for each cause, and so are mailed once for each cause. A mail server
+//! that is away holds nothing up: the e-mail is lost, and a warning says so.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;
@@ -22,14 +22,14 @@ use super::level;
 use crate::base::failure::Chain;
 use crate::config::logging::Mail;
 
-/// One e-mail takes no longer than this.
+/// Limits the sending of one e-mail.
 const SENDING: Duration = Duration::from_secs(20);
-/// The process does not wait longer than this for its last e-mails.
+/// Limits the wait of the ending process for its last e-mails.
 const LAST: Duration = Duration::from_secs(20);
-/// More e-mails than this are not kept for a slow server.
+/// The number of e-mails that are kept for a slow server. Later ones are lost; the log has their records.
 const QUEUE: usize = 100;
 
-/// Turns records into e-mails.
+/// A layer of the log that turns records into e-mails.
 pub struct Mails {
     handlers: Vec<Handler>,
 }
@@ -39,18 +39,18 @@ struct Handler {
     queue: mpsc::Sender<String>,
 }
 
-/// The e-mails that are being sent.
+/// The background tasks that send e-mails.
 pub struct Sending {
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<()>,
 }
 
 impl Mails {
-    /// A layer for the log, and its e-mails. To be called in a runtime.
+    /// A layer for the log, and its background tasks. Needs a runtime.
     ///
     /// # Errors
     ///
-    /// An address that is none, or a server name TLS cannot be used with.
+    /// An invalid address, or a server name that TLS cannot be used with.
     pub fn new(config: &[Mail]) -> Result<(Self, Sending), Error> {
         let (stop, stopped) = watch::channel(());
         let mut handlers = Vec::new();
@@ -69,11 +69,11 @@ impl Mails {
 }
 
 impl Sending {
-    /// Sends what is still to be sent, and waits a while for it. Later records are not sent.
+    /// Sends the queued e-mails, and waits up to [`LAST`] for each handler's. Later records are not sent.
     pub async fn finish(self) {
         drop(self.stop);
         for task in self.tasks {
-            // Whether the time is up or the task has ended, there is nothing left to do about it.
+            // An e-mail that is late is lost, as with a server that is away.
             let _ = tokio::time::timeout(LAST, task).await;
         }
     }
@@ -81,7 +81,7 @@ impl Sending {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Mails {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        // A record of an e-mail that failed would be the next e-mail.
+        // The record of an e-mail that failed would be the next e-mail.
         if event.metadata().target() == module_path!() {
             return;
         }
@@ -92,7 +92,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Mails {
         let mut text = None;
         for handler in wanted {
             let text = text.get_or_insert_with(|| record(event));
-            // A full queue means a server that is away; the log has the record.
+            // A full queue means a slow server or none; the log has the record.
             let _ = handler.queue.try_send(text.clone());
         }
     }
@@ -120,7 +120,7 @@ fn record(event: &Event<'_>) -> String {
     text.0
 }
 
-/// What every e-mail of a handler has in common.
+/// One handler's connection and the parts that its e-mails share.
 struct Letters {
     transport: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,
@@ -140,7 +140,7 @@ impl Letters {
         let mut transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&mail.host)
             .port(mail.port)
             .timeout(Some(SENDING));
-        // As in Python, where `secure` without credentials does nothing.
+        // As in Python, where `secure` without credentials does nothing. The certificate is verified, which Python leaves out.
         if let Some((user, password)) = &mail.credentials {
             transport = transport.credentials(Credentials::new(user.clone(), password.expose().to_owned()));
             if mail.starttls {
@@ -157,7 +157,7 @@ impl Letters {
         })
     }
 
-    /// The log keeps its end of the queue for ever, so the end is told by `stopped`.
+    /// The log never closes its end of the queue, so `stopped` says when the process ends.
     async fn send_all(self, mut records: mpsc::Receiver<String>, mut stopped: watch::Receiver<()>) {
         loop {
             let record = tokio::select! {
@@ -189,13 +189,13 @@ impl Letters {
     }
 }
 
-/// E-mails that cannot be sent.
+/// An e-mail that cannot be sent, or a handler that cannot send any.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not an address.
+    /// Text that is not an e-mail address.
     #[error("read the address {text:?} of log_config")]
     Address {
-        /// As configured.
+        /// The text of the configuration.
         text: String,
         /// Why.
         source: lettre::address::AddressError,
@@ -203,7 +203,7 @@ pub enum Error {
     /// The TLS library refused its configuration.
     #[error("set up TLS for the mail server of log_config")]
     Tls(#[source] lettre::transport::smtp::Error),
-    /// An e-mail that cannot be written.
+    /// A header of the e-mail is invalid, such as a subject with control characters.
     #[error("write an e-mail")]
     Letter(#[source] lettre::error::Error),
     /// The server is away or refuses.

@@ -8,16 +8,18 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio_tar::{Archive, EntryType};
 
-use super::contents::{Contents, Passed, layer_of, names_json};
-use super::layer::compress;
+use super::contents::{Contents, Passed, Refusal, is_root_document, store_packed};
+use super::layer::{Packing, Unpacked, pack, unpack, watch};
 use super::{Blob, Digest, Error, Fault, Image, JSON_LIMIT, Stores};
 use crate::base::failure::Failure;
 use crate::images::source;
 
-/// What is passed on at once.
+/// Bytes that are passed on at once.
 const PIECE: usize = 256 << 10;
 /// An image of a hundred layers has some four hundred entries in docker's oldest form.
 const ENTRIES: usize = 10_000;
@@ -26,8 +28,10 @@ const ENTRIES: usize = 10_000;
 const HEADERS: u64 = 1 << 20;
 /// Entries up to this size wait in memory.
 const SMALL: u64 = JSON_LIMIT;
-/// What waits in memory at most; further layers are stored at once, though nothing may name them.
+/// Bytes of small layers that wait in memory; further ones are stored at once, though nothing may reference them.
 const HELD: u64 = 8 << 20;
+/// Files below this size wait in any case: as many as [`ENTRIES`] of them take 5 MiB.
+const TINY: u64 = 512;
 /// Documents wait in any case, up to this many bytes of them: without them nothing can be understood.
 const DOCUMENTS: u64 = 16 << 20;
 /// Archives are padded to a multiple of 10 KiB, or of a few hundred at most.
@@ -141,7 +145,7 @@ async fn walk(
                 });
             }
         }
-        // What was not wanted must not count as headers.
+        // The rest of an entry must not count as headers.
         tokio::io::copy(&mut entry, &mut tokio::io::sink())
             .await
             .map_err(Fault::Tar)?;
@@ -149,7 +153,7 @@ async fn walk(
     Ok(contents)
 }
 
-/// One file: kept in memory, passed on, or of no interest.
+/// One file: kept in memory, passed on to the stores, or passed over.
 async fn file(
     contents: &mut Contents,
     path: String,
@@ -158,47 +162,26 @@ async fn file(
     stores: &mut Stores,
 ) -> Result<(), Fault> {
     let digest = match path.strip_prefix("blobs/") {
-        Some(name) => match name
-            .strip_prefix("sha256/")
-            .map(|hex| Digest::parse(&format!("sha256:{hex}")))
-        {
-            Some(Some(digest)) => Some(digest),
-            Some(None) | None => {
-                return Err(Fault::Entry {
-                    path,
-                    what: "it is not named after a SHA-256 digest",
-                });
-            }
+        Some(name) => match name.strip_prefix("sha256/").and_then(Digest::of_name) {
+            Some(digest) => Some(digest),
+            // Blobs by another algorithm, and leftovers of the program that wrote them.
+            None => return Ok(()),
         },
         None => None,
     };
-    // Equal blobs may be there twice; of two other files with one name nobody knows which is meant.
-    if contents.knows(&path) && digest.is_none() {
-        return Err(Fault::Entry {
-            path,
-            what: "it is there twice",
-        });
+    // Equal blobs may be there twice; of two other files with one name nothing tells which is meant.
+    if contents.knows(&path) {
+        return match (digest, is_root_document(&path)) {
+            (Some(_), _) => Ok(()),
+            (None, false) => {
+                contents.refuse(path, Refusal::Twice);
+                Ok(())
+            }
+            (None, true) => Err(Refusal::Twice.fault(path)),
+        };
     }
-    let is_layer = path.ends_with(".tar");
     if size > SMALL {
-        if names_json(&path) {
-            return Err(Fault::Huge {
-                what: path,
-                limit: SMALL,
-            });
-        }
-        let pieces = pieces(size, entry);
-        if let Some(digest) = digest {
-            let blob = Blob { digest, size };
-            stores.put_passing(&blob, pieces).await?;
-            contents.passed(path, Passed { blob, diff_id: None });
-        } else if is_layer {
-            let (compressed, diff_id) = compress(pieces);
-            let blob = stores.put_unknown(compressed).await?;
-            let diff_id = diff_id.await.map_err(|_| Fault::Interrupted)?;
-            contents.passed(path, Passed { blob, diff_id });
-        }
-        return Ok(());
+        return large_file(contents, path, size, digest, entry, stores).await;
     }
     let mut gathered = BytesMut::new();
     {
@@ -208,34 +191,113 @@ async fn file(
         }
     }
     let bytes = gathered.freeze();
-    if let Some(digest) = &digest {
-        let found = Digest::of(&bytes);
-        if found != *digest {
-            return Err(Fault::Digest {
-                expected: digest.clone(),
-                found,
-            });
+    if is_root_document(&path) || is_json(&bytes) {
+        if !is_root_document(&path) && !is_about_images(&bytes) {
+            contents.refuse(path, Refusal::Document);
+        } else if contents.documents() + size > DOCUMENTS {
+            contents.refuse(path, Refusal::Crowded(DOCUMENTS));
+        } else {
+            contents.hold_document(path, bytes);
         }
-    }
-    if bytes.starts_with(b"{") || bytes.starts_with(b"[") {
-        if contents.documents() + size > DOCUMENTS {
-            return Err(Fault::Huge {
-                what: "its documents".to_owned(),
-                limit: DOCUMENTS,
-            });
-        }
-        contents.hold_document(path, bytes);
-    } else if contents.held() + size <= HELD {
+    } else if contents.held() + size <= HELD || size < TINY {
         contents.hold(path, bytes);
     } else if let Some(digest) = digest {
+        let found = Digest::of(&bytes);
+        if found != digest {
+            contents.refuse(
+                path,
+                Refusal::Digest {
+                    expected: digest,
+                    found,
+                },
+            );
+            return Ok(());
+        }
         let blob = Blob { digest, size };
         stores.put_held(&blob, &bytes).await;
-        contents.passed(path, Passed { blob, diff_id: None });
-    } else if is_layer {
-        let passed = layer_of(bytes, stores).await?;
+        let unpacked = unpack(bytes).await?;
+        contents.passed(path, Passed { blob, unpacked });
+    } else {
+        let passed = store_packed(bytes, stores).await?;
         contents.passed(path, passed);
     }
     Ok(())
+}
+
+/// A file that does not fit into memory: a layer, or something that no image needs.
+async fn large_file(
+    contents: &mut Contents,
+    path: String,
+    size: u64,
+    digest: Option<Digest>,
+    entry: &mut (impl AsyncRead + Send + Unpin),
+    stores: &mut Stores,
+) -> Result<(), Fault> {
+    if is_root_document(&path) {
+        return Err(Refusal::Huge(SMALL).fault(path));
+    }
+    let mut pieces = Box::pin(pieces(size, entry));
+    let Some(first) = pieces.next().await.transpose()? else {
+        return Ok(());
+    };
+    if is_json(&first) {
+        contents.refuse(path, Refusal::Huge(SMALL));
+        return Ok(());
+    }
+    let packing = Packing::of(&first);
+    let source = stream::iter([Ok(first)]).chain(pieces);
+    let Some(digest) = digest else {
+        let (packed, outcome) = pack(source).await?;
+        let blob = stores.put_unknown(packed).await?;
+        let unpacked = outcome.get().await?;
+        contents.passed(path, Passed { blob, unpacked });
+        return Ok(());
+    };
+    let blob = Blob { digest, size };
+    let stored = match packing {
+        Packing::Plain => {
+            let stored = stores.put_passing(&blob, source).await;
+            stored.map(|()| Unpacked::plain(blob.digest.clone()))
+        }
+        Packing::Gzip | Packing::Zstd => {
+            let (passing, outcome) = watch(packing, source);
+            match stores.put_passing(&blob, passing).await {
+                Ok(()) => outcome.get().await,
+                Err(fault) => Err(fault),
+            }
+        }
+    };
+    match stored {
+        Ok(unpacked) => contents.passed(path, Passed { blob, unpacked }),
+        // A fault only if an image needs it.
+        Err(Fault::Digest { expected, found }) => contents.refuse(path, Refusal::Digest { expected, found }),
+        Err(fault) => return Err(fault),
+    }
+    Ok(())
+}
+
+/// Whether bytes open like a document. No layer does.
+fn is_json(bytes: &[u8]) -> bool {
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    matches!(first, Some(b'{' | b'['))
+}
+
+/// The keys of manifests, indexes, and configurations.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sketch {
+    schema_version: Option<IgnoredAny>,
+    architecture: Option<IgnoredAny>,
+    rootfs: Option<IgnoredAny>,
+}
+
+/// Whether a document can be one of an image's; statements about images need not wait in memory. One that is damaged
+/// can, so that it is reported.
+fn is_about_images(bytes: &[u8]) -> bool {
+    match serde_json::from_slice::<Sketch>(bytes) {
+        Ok(sketch) => sketch.schema_version.is_some() || sketch.architecture.is_some() || sketch.rootfs.is_some(),
+        Err(_) => true,
+    }
 }
 
 /// An entry's bytes in full pieces, all of them or an error.

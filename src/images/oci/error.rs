@@ -1,6 +1,7 @@
-//! What can be wrong with an archive.
+//! The faults of an archive.
 
 use std::io;
+use std::sync::Arc;
 
 use super::Digest;
 use crate::base::failure::{Class, Classified};
@@ -11,23 +12,23 @@ use crate::base::failure::{Class, Classified};
 pub struct Error {
     /// The archive, as its compose names it.
     pub image: String,
-    /// What is wrong with it.
+    /// Its fault.
     pub source: Fault,
 }
 
-/// What can be wrong with an archive.
+/// A fault of an archive. Each text reads after "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// It is no tar archive, or only a part of one.
     #[error("unpack it")]
     Tar(#[source] io::Error),
-    /// Something goes on behind the archive.
-    #[error("find its end: there are more than {0} bytes behind it")]
+    /// Data behind the end of the archive.
+    #[error("find its end: it has more than {0} bytes behind it")]
     Trailing(u64),
-    /// More entries than anybody needs.
+    /// More entries than an image has.
     #[error("unpack it: it has more than {0} entries")]
     TooMany(usize),
-    /// Something points out of the archive.
+    /// An entry that leads out of the archive.
     #[error("accept the entry {path:?}: it points outside the archive")]
     Outside {
         /// The entry, and what it points to.
@@ -38,7 +39,7 @@ pub enum Fault {
     Entry {
         /// The entry.
         path: String,
-        /// What is wrong with it.
+        /// The reason, as a sentence.
         what: &'static str,
     },
     /// A document that no registry would take.
@@ -60,7 +61,7 @@ pub enum Fault {
         /// Where it stops making sense.
         source: serde_json::Error,
     },
-    /// Nobody can tell which image is meant.
+    /// No image fits, or several do.
     #[error("choose the {architecture} image: there are {found}")]
     Choice {
         /// The architecture that was announced.
@@ -86,18 +87,18 @@ pub enum Fault {
         /// As found.
         found: u64,
     },
-    /// Something is named and not there.
-    #[error("find {what}: it is named and not in the archive")]
+    /// A blob or file that is referenced is absent.
+    #[error("read {what}: it is referenced, and not in the archive")]
     Missing {
         /// A digest or path.
         what: String,
     },
-    /// Made for something else.
+    /// An image for another platform.
     #[error("accept it as {expected}: its configuration says {found}")]
     Platform {
-        /// What was announced.
+        /// According to the compose.
         expected: String,
-        /// What it is.
+        /// According to its configuration.
         found: String,
     },
     /// A layer of a docker archive is not what the configuration says.
@@ -109,6 +110,26 @@ pub enum Fault {
         expected: Digest,
         /// As found.
         found: Digest,
+    },
+    /// A compressed layer that is damaged, or goes on behind its end.
+    #[error("unpack layer {layer} with {packing}")]
+    Unpack {
+        /// Its digest or entry.
+        layer: String,
+        /// The format that its first bytes announce.
+        packing: &'static str,
+        /// Where unpacking ended.
+        source: Arc<io::Error>,
+    },
+    /// A layer that would be published as something else than it is.
+    #[error("accept layer {layer}: the manifest announces it as {media_type}, and it is {found}")]
+    Label {
+        /// Its digest.
+        layer: String,
+        /// According to the manifest.
+        media_type: String,
+        /// The format of its bytes.
+        found: &'static str,
     },
     /// The configuration counts other layers than the manifest.
     #[error("match its layers: the manifest names {named}, the configuration {described}")]
@@ -144,6 +165,8 @@ impl Classified for Error {
             | Fault::Missing { .. }
             | Fault::Platform { .. }
             | Fault::Layer { .. }
+            | Fault::Unpack { .. }
+            | Fault::Label { .. }
             | Fault::Layers { .. } => Class::Deliverable,
         }
     }

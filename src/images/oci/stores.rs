@@ -123,7 +123,7 @@ async fn pass(
     }
     let (outcome, stored) = join(pump(taps, expected, source), join_all(puts)).await;
     let blob = outcome?;
-    // Had the pump failed, the stores' failures would only be its echo.
+    // After a failure of the pump the stores' failures would only repeat it.
     for (slot, outcome) in slots.into_iter().zip(stored) {
         slot.failure = outcome.err();
     }
@@ -178,6 +178,13 @@ async fn send(taps: &mut Vec<Tap>, piece: Option<Bytes>) {
 }
 
 impl Blob {
+    pub(super) fn of(bytes: &Bytes) -> Self {
+        Self {
+            digest: Digest::of(bytes),
+            size: bytes.len() as u64,
+        }
+    }
+
     pub(super) fn must_be(&self, expected: &Self) -> Result<(), Fault> {
         if self.size != expected.size {
             return Err(Fault::Size {

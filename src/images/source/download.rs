@@ -21,7 +21,7 @@ use crate::base::failure::Classified;
 use crate::base::http;
 use crate::base::progress::Line;
 use crate::base::resource::Resource;
-use crate::base::retry::{Policy, Waits};
+use crate::base::retry::{self, Policy, Waits};
 use crate::model::compose::Image;
 
 /// Bytes that are read from a file at once, and that small pieces from a connection are gathered to.
@@ -34,7 +34,7 @@ pub(super) const CALL: &str = "download";
 /// Starts reading an image. Dropping the handle stops it, even while it waits for a silent server.
 pub(super) fn start(http: Client, image: Image, line: Arc<Line>) -> (Receiver<Bytes>, AbortOnDropHandle<()>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let task = tokio::spawn(async move {
+    let reading = async move {
         let sink = Sink {
             hash: Context::new(&SHA256),
             read: 0,
@@ -52,7 +52,8 @@ pub(super) fn start(http: Client, image: Image, line: Arc<Line>) -> (Receiver<By
             Err(Stop::Failed(error)) => drop(sender.send(Err(error)).await),
             Err(Stop::Abandoned) => {}
         }
-    });
+    };
+    let task = tokio::spawn(retry::inherit(reading));
     (receiver, AbortOnDropHandle::new(task))
 }
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use jiff::civil::Date;
 use reqwest::Client;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
 use super::{Compose, Family, Milestone};
@@ -142,7 +142,7 @@ impl Releases {
         {
             return Ok(numbers.clone());
         }
-        let numbers: Numbers = self.read(&self.metadata).await?;
+        let numbers = Numbers::of(&self.read(&self.metadata).await?)?;
         *cached = Some((Instant::now(), numbers.clone()));
         Ok(numbers)
     }
@@ -155,17 +155,8 @@ impl Releases {
             return Ok(*date);
         }
         let url = self.bodhi.join(&format!("releases/F{number}"));
-        let date = match self.read::<BodhiRelease>(&url).await {
-            Ok(release) => match release.eol.as_deref().map(str::parse) {
-                None => None,
-                Some(Ok(date)) => Some(date),
-                Some(Err(source)) => {
-                    return Err(Error::Date {
-                        url: url.to_string(),
-                        source,
-                    });
-                }
-            },
+        let date = match self.read::<Map<String, Value>>(&url).await {
+            Ok(release) => end_of_life(&release, &url),
             // A release that was just branched may not be there yet.
             Err(Error::Read(ReadError::Missing(_))) => {
                 tracing::warn!(release = number, %url, "the release is not in Bodhi, so its images get no end of life");
@@ -204,22 +195,58 @@ fn stage(compose: &Compose) -> Stage {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+/// Bodhi leaves it null until the end is near.
+fn end_of_life(release: &Map<String, Value>, url: &Resource) -> Option<Date> {
+    let eol = release.get("eol").filter(|eol| !eol.is_null() && *eol != "")?;
+    let date = eol.as_str().and_then(|text| text.trim().parse().ok());
+    if date.is_none() {
+        tracing::warn!(%url, %eol, "the release's end of life is not a date, so its images get none");
+    }
+    date
+}
+
+/// The release metadata; a line that is missing or null has no releases.
+#[derive(Debug, Clone)]
 struct Numbers {
     fedora: Line,
-    #[serde(default)]
     el: Line,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone)]
 struct Line {
-    #[serde(default)]
     stable: Vec<u32>,
-    #[serde(default)]
     branched: Vec<u32>,
 }
 
+impl Line {
+    fn of(line: &Value) -> Self {
+        let numbers = |key: &str| line[key].as_array().into_iter().flatten().filter_map(number).collect();
+        Self {
+            stable: numbers("stable"),
+            branched: numbers("branched"),
+        }
+    }
+}
+
+/// A release's number, also where it stands in quotes; `None` for anything else.
+fn number(value: &Value) -> Option<u32> {
+    let number = match value {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_u64().and_then(|number| u32::try_from(number).ok()),
+    };
+    number.filter(|number| (1..10_000).contains(number))
+}
+
 impl Numbers {
+    fn of(document: &Map<String, Value>) -> Result<Self, Error> {
+        let line = |key| Line::of(document.get(key).unwrap_or(&Value::Null));
+        let (fedora, el) = (line("fedora"), line("el"));
+        if fedora.stable.is_empty() && fedora.branched.is_empty() {
+            return Err(Error::NoRelease("fedora"));
+        }
+        Ok(Self { fedora, el })
+    }
+
     fn rawhide(&self) -> Result<u32, Error> {
         let newest = self.fedora.stable.iter().chain(&self.fedora.branched).max();
         newest.map(|number| number + 1).ok_or(Error::NoRelease("fedora"))
@@ -233,11 +260,6 @@ impl Numbers {
             .map(|number| number + 1)
             .ok_or(Error::NoRelease("el"))
     }
-}
-
-#[derive(Deserialize)]
-struct BodhiRelease {
-    eol: Option<String>,
 }
 
 /// A release that could not be found out.
@@ -254,16 +276,8 @@ pub enum Error {
         /// Where it stops making sense.
         source: serde_json::Error,
     },
-    /// The end of life is not a date.
-    #[error("understand the end of life in {url}")]
-    Date {
-        /// What was asked for.
-        url: String,
-        /// Why.
-        source: jiff::Error,
-    },
     /// The release metadata names no release at all.
-    #[error("find the newest release: the release metadata has no stable one under {0:?}")]
+    #[error("find the newest release: the release metadata has none under {0:?}")]
     NoRelease(&'static str),
     /// An id without a number, of a family that has one.
     #[error("find the release number in {0}")]
@@ -276,9 +290,66 @@ impl Classified for Error {
             // A release file that is gone will be put back.
             Self::Read(ReadError::Missing(_)) => Class::TRANSIENT,
             Self::Read(error) => error.class(),
-            // Both documents are edited by hand; somebody will mend them.
-            Self::Json { .. } | Self::Date { .. } | Self::NoRelease(_) => Class::TRANSIENT,
+            // Both documents are edited by hand; their editors will fix them.
+            Self::Json { .. } | Self::NoRelease(_) => Class::TRANSIENT,
             Self::NoNumber(_) => Class::Deliverable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn odd_release_metadata_gives_the_numbers_that_it_has() {
+        let table = [
+            (
+                json!({"fedora": {"stable": [42, 43], "branched": [44]}, "el": {"stable": [9, 10]}}),
+                Some((45, Some(11))),
+            ),
+            (
+                json!({"fedora": {"stable": ["42", "43"], "branched": null}, "el": null, "new": [1]}),
+                Some((44, None)),
+            ),
+            (
+                json!({"fedora": {"stable": [42, null, "eln", {}, -1, 43.5, 4_294_967_295_u32], "x": 1}, "el": []}),
+                Some((43, None)),
+            ),
+            (
+                json!({"fedora": {"branched": [44]}, "el": {"stable": "10"}}),
+                Some((45, None)),
+            ),
+            (json!({"fedora": null}), None),
+            (json!({"fedora": {"stable": []}}), None),
+            (json!({}), None),
+        ];
+        for (document, expected) in table {
+            let numbers = Numbers::of(document.as_object().unwrap());
+            let found = numbers
+                .ok()
+                .map(|numbers| (numbers.rawhide().unwrap(), numbers.eln().ok()));
+            assert_eq!(found, expected, "{document}");
+        }
+    }
+
+    #[test]
+    fn an_end_of_life_that_is_no_date_is_none() {
+        let url = Resource::Folder("F43".into());
+        let table = [
+            (json!({"eol": "2026-12-09"}), Some("2026-12-09")),
+            (json!({"eol": "2026-12-09 00:00:00", "name": null}), Some("2026-12-09")),
+            (json!({"eol": null}), None),
+            (json!({"eol": ""}), None),
+            (json!({"eol": "to be decided"}), None),
+            (json!({"eol": 20_261_209}), None),
+            (json!({"name": "F43"}), None),
+        ];
+        for (release, expected) in table {
+            let found = end_of_life(release.as_object().unwrap(), &url);
+            assert_eq!(found.map(|date| date.to_string()).as_deref(), expected, "{release}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Azure's refusals, and what can be done about them.
+//! Azure's refusals, and the decisions that follow from them.
 
 use std::time::Duration;
 
@@ -7,11 +7,16 @@ use serde_json::Value;
 
 use crate::base::failure::{Class, Classified, quote, reason};
 use crate::base::http;
+use crate::providers::call::CallError;
+use crate::providers::ownership::HandsOff;
 
-/// Azure does not do what it is asked, or an image is not what Azure takes.
+/// The service in errors.
+const SERVICE: &str = "Azure";
+
+/// A call to Azure failed, or Azure does not accept an image.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// The environment lacks something.
+    /// The environment lacks a credential.
     #[error("find credentials: {0}")]
     Credentials(String),
     /// The federated token cannot be read.
@@ -19,105 +24,46 @@ pub(super) enum Error {
     TokenFile {
         /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// Nobody knows us, or not any more.
+    /// The authority refused the application's credentials.
     #[error("get a token for client {client}: {said}{advice}")]
     Identity {
-        /// Who we say we are.
+        /// The application's id.
         client: String,
-        /// What the authority said.
+        /// The authority's reason.
         said: String,
-        /// What an operator can do.
+        /// Advice to the operator.
         advice: &'static str,
         /// Its HTTP status.
         status: u16,
-    },
-    /// No answer, or not all of it.
-    #[error("{what}")]
-    Lost {
-        /// What was asked for.
-        what: String,
-        /// Why.
-        source: reqwest::Error,
-    },
-    /// The storage client got no answer, or none it understands.
-    #[error("{what}")]
-    Storage {
-        /// What was asked for.
-        what: String,
-        /// Why.
-        source: azure_core::Error,
-    },
-    /// It took too long.
-    #[error("{what}: no answer for {seconds} s")]
-    Silent {
-        /// What was asked for.
-        what: String,
-        /// How long it was waited.
-        seconds: u64,
-    },
-    /// It was begun, and is not done yet.
-    #[error("{what}: not done after {}", humantime::format_duration(*limit))]
-    Unfinished {
-        /// What was asked for.
-        what: String,
-        /// How long it was waited.
-        limit: Duration,
-    },
-    /// Somebody else was there in the middle of it.
-    #[error("{what}: somebody has changed it meanwhile")]
-    Changed {
-        /// What was asked for.
-        what: String,
-    },
-    /// Azure does not want to.
-    #[error("{what}: Azure answered {status} {code}{said}")]
-    Status {
-        /// What was asked for.
-        what: String,
-        /// The HTTP status.
-        status: u16,
-        /// Azure's own name of the error.
-        code: String,
-        /// What it said about it.
-        said: String,
-        /// Its wish.
+        /// The pause that it asks for.
         after: Option<Duration>,
     },
-    /// An operation that was accepted has failed.
-    #[error("{what}: the operation ended with {code}{said}")]
-    Operation {
-        /// What was asked for.
+    /// A call that failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// Another client changed the resource between our read and our write.
+    #[error("{what}: another client changed it in the meantime")]
+    Changed {
+        /// The call, as words after "failed to".
         what: String,
-        /// Azure's own name of the error.
-        code: String,
-        /// What it said about it.
-        said: String,
     },
-    /// An answer that means nothing.
-    #[error("{what}: Azure answered with {answer}")]
-    Odd {
-        /// What was asked for.
-        what: String,
-        /// What came.
-        answer: String,
-    },
-    /// Replicas could not be made in a region.
+    /// Replication to a region failed.
     #[error("replicate {name} to {region}: {said}")]
     Region {
         /// The version.
         name: String,
         /// The region.
         region: String,
-        /// What Azure says of it.
+        /// Azure's reason.
         said: String,
     },
-    /// Replicas are being made in a region for longer than ever.
+    /// Replication to a region has not ended within the limit.
     #[error(
-        "replicate {name} to {region}: Azure is at work on it since {} and takes no change until that is over; look at \
-         the version there, and repair the region then",
+        "replicate {name} to {region}: Azure has been updating this version for {} and rejects changes until it finishes; \
+         repair the region after that",
         humantime::format_duration(*limit)
     )]
     Stuck {
@@ -125,12 +71,12 @@ pub(super) enum Error {
         name: String,
         /// The region.
         region: String,
-        /// How long it was waited.
+        /// The limit.
         limit: Duration,
     },
-    /// Somebody else's content.
+    /// The version exists with other content.
     #[error(
-        "publish {name}: it is there already with another content: made of {found}, and now of {expected}; delete that \
+        "publish {name}: it already exists with different content (SHA-256 {found}, expected {expected}); delete that \
          version first if it is wrong"
     )]
     Taken {
@@ -141,52 +87,77 @@ pub(super) enum Error {
         /// The digest of what should be.
         expected: String,
     },
-    /// Somebody else's version.
-    #[error("publish {name}: it is there already and belongs to {owner}")]
+    /// The version exists and has another owner.
+    #[error("publish {name}: it already exists and belongs to {owner}")]
     Owned {
         /// The version.
         name: String,
-        /// Who looks after it.
+        /// The owner that its tags name.
         owner: String,
     },
-    /// What is left of somebody's attempt.
+    /// The version exists and must not be changed.
+    #[error("complete {name} in its regions: {reason}, so it is left as it is")]
+    HandsOff {
+        /// The version.
+        name: String,
+        /// The tag or the owner that forbids the change.
+        reason: HandsOff,
+    },
+    /// The version exists, failed everywhere, and is not ours to delete.
     #[error(
-        "publish {0}: it is there already, has failed in every region, and was not made by this program; delete it first"
+        "publish {0}: it already exists, failed in every region, and was not created by this program; delete it first"
     )]
     Ruined(String),
-    /// Attributes that nobody can change any more.
+    /// The definition's fixed attributes do not fit the image.
     #[error(
-        "use image definition {definition}: {differences}; these attributes are fixed, so delete it with its versions, and \
-         it is made anew"
+        "use image definition {definition}: {differences}; Azure cannot change these attributes: delete the definition \
+         with its versions, and the next image creates it again"
     )]
     Definition {
         /// The definition.
         definition: String,
-        /// What is different.
+        /// Each attribute that does not fit.
         differences: String,
     },
-    /// Another process writes the blob.
+    /// Another process holds the blob's lease.
     #[error("write blob {0}: another process is writing it, or was until a moment ago")]
     Busy(String),
-    /// Not a disk that Azure takes.
+    /// The image is not a disk that Azure accepts.
     #[error("use {path} as a fixed VHD: {reason}")]
     Vhd {
         /// The image.
         path: String,
-        /// What is wrong.
+        /// The fault of the disk.
         reason: String,
     },
-    /// Never seen: the selection knows the provider.
-    #[error("publish {0} to a gallery: it is no gallery version")]
+    /// A deliverable of another provider; the selection never yields one.
+    #[error("publish {0} to a gallery: it is not a gallery version")]
     NotAVersion(String),
 }
 
 impl Error {
     pub(super) fn odd(what: &str, answer: &str) -> Self {
-        Self::Odd {
+        Self::Call(CallError::Odd {
             what: what.to_owned(),
+            service: SERVICE,
             answer: answer.to_owned(),
-        }
+        })
+    }
+
+    pub(super) fn silent(what: &str, limit: Duration) -> Self {
+        Self::Call(CallError::Silent {
+            what: what.to_owned(),
+            limit,
+        })
+    }
+
+    /// From the HTTP client. Addresses are left out: some hold a signature.
+    pub(super) fn lost(what: &str, source: reqwest::Error) -> Self {
+        Self::Call(CallError::Lost {
+            what: what.to_owned(),
+            class: http::class(&source),
+            source: source.without_url().into(),
+        })
     }
 
     /// From an answer of Resource Manager that is not a success, with
@@ -203,26 +174,36 @@ impl Error {
             (401 | 403, _) => "; the application needs a role on the resource group that permits this (docs/azure.md)",
             _ => "",
         };
-        Self::Status {
-            what: what.to_owned(),
-            status,
-            code,
-            said: said + advice,
-            after,
-        }
+        Self::refusal(what, status, code, &(said + advice), after)
     }
 
-    /// From an operation that ended badly.
+    fn refusal(what: &str, status: u16, code: String, said: &str, after: Option<Duration>) -> Self {
+        Self::Call(CallError::Refused {
+            what: what.to_owned(),
+            service: SERVICE,
+            status,
+            said: format!("{status} {code}{said}"),
+            class: class_of_refusal(status, &code, after),
+            code,
+        })
+    }
+
+    /// From an operation that failed.
     pub(super) fn operation(what: &str, error: &Value) -> Self {
         let (code, said) = code_and_words(error);
-        Self::Operation {
+        Self::Call(CallError::Operation {
             what: what.to_owned(),
+            said: format!("ended with {code}{said}"),
+            class: if is_lasting(&code) {
+                Class::Deliverable
+            } else {
+                Class::TRANSIENT
+            },
             code,
-            said,
-        }
+        })
     }
 
-    /// From the storage client.
+    /// From an error of the storage client.
     pub(super) fn storage(what: &str, error: azure_core::Error) -> Self {
         let refusal = match error.kind() {
             ErrorKind::HttpResponse {
@@ -235,7 +216,7 @@ impl Error {
                 let after = headers.and_then(|headers| headers.get_optional_string(&"retry-after".into()));
                 let code = error_code.clone().unwrap_or_default();
                 let advice = match (status, code.as_str()) {
-                    (_, "ContainerNotFound") => "; make the container, or correct storage_container_name",
+                    (_, "ContainerNotFound") => "; create the container, or correct storage_container_name",
                     // Not the role: https://learn.microsoft.com/troubleshoot/azure/azure-storage/blobs/alerts/storage-troubleshoot-403-errors
                     (403, "AuthorizationFailure") => {
                         "; the storage account's network rules or settings keep this machine out"
@@ -246,36 +227,38 @@ impl Error {
                     }
                     _ => "",
                 };
-                Some(Self::Status {
-                    what: what.to_owned(),
+                let after = after.and_then(|seconds| seconds.trim().parse().ok());
+                Some(Self::refusal(
+                    what,
                     status,
                     code,
-                    said: advice.to_owned(),
-                    after: after
-                        .and_then(|seconds| seconds.trim().parse().ok())
-                        .map(Duration::from_secs),
-                })
+                    advice,
+                    after.map(Duration::from_secs),
+                ))
             }
             _ => None,
         };
-        refusal.unwrap_or_else(|| Self::Storage {
-            what: what.to_owned(),
-            source: error,
+        refusal.unwrap_or_else(|| {
+            Self::Call(CallError::Lost {
+                what: what.to_owned(),
+                source: error.into(),
+                class: Class::TRANSIENT,
+            })
         })
     }
 
     /// Azure's own name of the error, where it gave one.
     pub(super) fn code(&self) -> &str {
         match self {
-            Self::Status { code, .. } | Self::Operation { code, .. } => code,
+            Self::Call(call) => call.code().unwrap_or_default(),
             _ => "",
         }
     }
 
-    /// The HTTP status, where there was an answer.
+    /// The HTTP status, where Azure refused.
     pub(super) fn status(&self) -> Option<u16> {
         match self {
-            Self::Status { status, .. } => Some(*status),
+            Self::Call(call) => call.status(),
             _ => None,
         }
     }
@@ -286,22 +269,12 @@ impl Classified for Error {
         match self {
             Self::Credentials(_) | Self::TokenFile { .. } => Class::Everything,
             Self::Identity { status: 400..=403, .. } => Class::Everything,
-            Self::Identity { .. } => Class::TRANSIENT,
-            Self::Lost { source, .. } => http::class(source),
-            Self::Status {
-                status, code, after, ..
-            } => refusal(*status, code, *after),
-            Self::Operation { code, .. } if is_lasting(code) => Class::Deliverable,
-            Self::Storage { .. }
-            | Self::Silent { .. }
-            | Self::Unfinished { .. }
-            | Self::Changed { .. }
-            | Self::Operation { .. }
-            | Self::Odd { .. }
-            | Self::Region { .. }
-            | Self::Busy(_) => Class::TRANSIENT,
+            Self::Identity { after, .. } => Class::Transient { after: *after },
+            Self::Call(call) => call.class(),
+            Self::Changed { .. } | Self::Region { .. } | Self::Busy(_) => Class::TRANSIENT,
             Self::Taken { .. }
             | Self::Owned { .. }
+            | Self::HandsOff { .. }
             | Self::Ruined(_)
             | Self::Stuck { .. }
             | Self::Definition { .. }
@@ -312,9 +285,9 @@ impl Classified for Error {
 }
 
 /// The class of a refusal.
-fn refusal(status: u16, code: &str, after: Option<Duration>) -> Class {
+fn class_of_refusal(status: u16, code: &str, after: Option<Duration>) -> Class {
     match (status, code) {
-        // Nothing of ours exists without these, and the program makes none of them.
+        // The program depends on these and creates none of them.
         (
             _,
             "ResourceGroupNotFound"
@@ -325,15 +298,15 @@ fn refusal(status: u16, code: &str, after: Option<Duration>) -> Class {
             | "AccountIsDisabled",
         ) => Class::Everything,
         (409, "PropertyChangeNotAllowed") => Class::Deliverable,
-        // Another operation is going on, or one that has ended is not forgotten yet; a parent that was made a moment ago
-        // is not known everywhere; a lease has changed hands.
+        // Another operation is running, or has just ended; a parent that was just created is not known everywhere yet; a
+        // lease changed hands.
         (404 | 409 | 412, _) => Class::Transient { after },
         _ => Class::of_status(status, after),
     }
 }
 
-/// Whether an operation that failed so will fail again. Others are trouble inside Azure, such as a failed allocation of
-/// storage.
+/// An operation that failed with this code will fail again. Other codes stand for trouble inside Azure, such as a failed
+/// allocation of storage.
 fn is_lasting(code: &str) -> bool {
     let lasting = [
         "Invalid",
@@ -346,7 +319,7 @@ fn is_lasting(code: &str) -> bool {
     lasting.iter().any(|start| code.starts_with(start)) || code.ends_with("NotFound") || code == "QuotaExceeded"
 }
 
-/// The code of an error object, and its words after a colon, in bounds and in one line.
+/// The code of an error object, and its message after a colon, bounded and in one line.
 fn code_and_words(error: &Value) -> (String, String) {
     let code = error["code"].as_str().unwrap_or("without a code").to_owned();
     (quote(&code), reason(error["message"].as_str().unwrap_or_default()))
@@ -359,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn azure_is_quoted_in_bounds() {
+    fn quotes_of_azure_are_bounded() {
         let body = json!({"error": {"code": "Conflict", "message": "not\r\nnow ".repeat(500)}});
         let text = Error::refused("put it", 409, &body, None).to_string();
         assert!(
@@ -372,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_have_classes() {
+    fn refusals_are_classified_by_status_and_code() {
         let after = Some(Duration::from_secs(7));
         for (status, code, expected) in [
             (409, "Conflict", Class::TRANSIENT),
@@ -385,9 +358,12 @@ mod tests {
             (412, "LeaseIdMissing", Class::TRANSIENT),
             (503, "ServerBusy", Class::TRANSIENT),
         ] {
-            assert_eq!(refusal(status, code, None), expected, "{status} {code}");
+            assert_eq!(class_of_refusal(status, code, None), expected, "{status} {code}");
         }
-        assert_eq!(refusal(429, "TooManyRequests", after), Class::Transient { after });
+        assert_eq!(
+            class_of_refusal(429, "TooManyRequests", after),
+            Class::Transient { after }
+        );
         for (code, lasting) in [
             ("InvalidParameter", true),
             ("SourceBlobNotFound", true),

@@ -8,18 +8,21 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use jiff::civil::Date;
+use serde_json::Value;
 use tracing::Instrument;
 
 use super::error::Error;
 use super::index;
 use super::memory::Memory;
 use super::registry::{Fetched, Repository};
+use super::tags::Lacking;
 use crate::base::failure::Failure;
-use crate::images::oci::{self, Config, Descriptor, Index, Manifest, Store, Stores};
+use crate::images::oci::{self, Descriptor, Digest, Index, Manifest, Store, Stores};
 use crate::images::source::Form;
 use crate::model::compose::Image;
+use crate::model::outcome::Failed;
 use crate::model::select::Deliverable;
-use crate::providers::contract::{Failed, Task};
+use crate::providers::contract::Task;
 
 /// A location that lacks the deliverable.
 pub(super) struct Pending {
@@ -33,18 +36,21 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Looks for the images in the index that is to be replaced, and among those that were pushed before.
+    /// Looks for the images in the index that is to be replaced, in that of another tag, and among those that were pushed
+    /// before.
     pub(super) async fn new(
         location: String,
         repository: Repository,
-        former: Option<Index>,
+        lacking: Lacking,
         deliverable: &Deliverable,
         memory: &Memory,
     ) -> Result<Self, Failed> {
+        let Lacking { former, other } = lacking;
         let mut entries = Vec::new();
         let mut lacks = Vec::new();
         for (number, image) in deliverable.images.iter().enumerate() {
-            let entry = former.as_ref().and_then(|former| index::reusable(former, image));
+            let mut indexes = former.iter().chain(&other);
+            let entry = indexes.find_map(|index| index::reusable(index, image));
             let entry = match entry {
                 Some(entry) => Some(entry.clone()),
                 None => match remembered(&repository, image, memory).await {
@@ -71,17 +77,6 @@ impl Pending {
             lacks,
         })
     }
-
-    /// A location that has all images, and whose index is to be made anew, from these entries for them.
-    pub(super) fn complete(location: String, repository: Repository, former: Index, entries: Vec<Descriptor>) -> Self {
-        Self {
-            location,
-            repository,
-            former: Some(former),
-            entries,
-            lacks: Vec::new(),
-        }
-    }
 }
 
 /// The entry for an image that this process has pushed, if it is still there.
@@ -95,7 +90,7 @@ async fn remembered(repository: &Repository, image: &Image, memory: &Memory) -> 
 /// Pushes all images to where they are lacking. Locations that fail go from `pending` to `failed`.
 ///
 /// Fails with the first image that cannot be published, or else, after the others are done, with one that cannot be now.
-/// What the others have become is remembered.
+/// The manifests of the others are remembered.
 pub(super) async fn push_images(
     pending: &mut Vec<Pending>,
     deliverable: &Deliverable,
@@ -211,17 +206,17 @@ async fn put_image(repository: &Repository, image: &oci::Image) -> Result<(), Er
         .await
 }
 
-/// Puts the index, by digest, after the manifests it names.
+/// Puts the index that the tags are to have, by digest, after the manifests it names.
 pub(super) async fn push_index(
     pending: &Pending,
     deliverable: &Deliverable,
     keep_missing: Duration,
-) -> Result<Fetched, Failure> {
+) -> Result<Digest, Failure> {
     let repository = &pending.repository;
     let mut entries = pending.entries.clone();
     if let Some(former) = &pending.former {
         for entry in index::missing(former, deliverable) {
-            if keeps(repository, entry, deliverable, keep_missing).await? {
+            if !entries.contains(entry) && keeps(repository, entry, deliverable, keep_missing).await? {
                 entries.push(entry.clone());
             }
         }
@@ -231,11 +226,7 @@ pub(super) async fn push_index(
         repository.put_manifest(digest.as_str(), oci::INDEX, &bytes).await?;
         tracing::info!(location = pending.location, digest = %digest, "pushed index {digest} to {}", repository.shown());
     }
-    Ok(Fetched {
-        digest,
-        media_type: oci::INDEX.to_owned(),
-        bytes,
-    })
+    Ok(digest)
 }
 
 /// Whether an entry for an architecture that this compose lacks is young enough to stay. One of unknown age is not.
@@ -258,7 +249,7 @@ async fn keeps(
 
 /// The day the newest of a tag's images was made.
 pub(super) async fn newest(repository: &Repository, held: &Fetched, index: &Index) -> Result<Option<Date>, Failure> {
-    // What is no index is one image itself.
+    // A tag without an index holds one image itself.
     let mut newest = created_of(repository, &held.bytes).await?;
     for entry in index.manifests.iter().filter(|entry| entry.is_image()) {
         newest = newest.max(created(repository, entry).await?);
@@ -266,22 +257,20 @@ pub(super) async fn newest(repository: &Repository, held: &Fetched, index: &Inde
     Ok(newest)
 }
 
-/// The day an unmarked entry's image was made.
+/// The day of the build of an unmarked entry's image.
 async fn created(repository: &Repository, entry: &Descriptor) -> Result<Option<Date>, Failure> {
-    match repository.manifest(entry.digest.as_str()).await? {
-        Some(held) => created_of(repository, &held.bytes).await,
+    match repository.foreign_manifest(entry.digest.as_str()).await? {
+        Some(bytes) => created_of(repository, &bytes).await,
         None => Ok(None),
     }
 }
 
-/// The day in the configuration that a manifest names.
+/// The day in the configuration that a manifest names. Anything else than an image has none.
 async fn created_of(repository: &Repository, manifest: &[u8]) -> Result<Option<Date>, Failure> {
     let Ok(manifest) = serde_json::from_slice::<Manifest>(manifest) else {
         return Ok(None);
     };
-    let config = repository.small_blob(&manifest.config.digest).await?;
-    let config = config.and_then(|bytes| serde_json::from_slice::<Config>(&bytes).ok());
-    Ok(config
-        .and_then(|config| config.created)
-        .and_then(|created| index::date_of_created(&created)))
+    let config = repository.foreign_blob(&manifest.config.digest).await?;
+    let config = config.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    Ok(config.and_then(|config| index::date_of_created(config["created"].as_str()?)))
 }

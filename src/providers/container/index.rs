@@ -1,4 +1,4 @@
-//! What a tag holds, and the index that takes its place. Pure functions, no I/O.
+//! The content of a tag, and the index that takes its place. Pure functions, no I/O.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -8,47 +8,52 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use crate::base::failure::{Class, Classified};
-use crate::images::oci::{Descriptor, Digest, INDEX, Index, architecture, fedora_architecture};
+use crate::images::oci::{Descriptor, Digest, INDEX, Index, Platform, architecture, fedora_architecture};
 use crate::model::compose::{ComposeId, Image};
+use crate::model::mark::{ANNOTATIONS, Mark, OWNER};
 use crate::model::select::Deliverable;
-use crate::providers::contract::{ANNOTATIONS, Mark, OWNER};
+use crate::providers::ownership;
 
-/// An operator's word that an image must stay.
-const DELETE: &str = "org.fedoraproject.cloud-image-uploader.delete";
 /// [Predefined](https://github.com/opencontainers/image-spec/blob/main/annotations.md): when it was made.
 const CREATED: &str = "org.opencontainers.image.created";
 
-/// What a tag holds, as far as the deliverable is concerned.
+/// An index as a registry has it, whatever it is: only what is understood of it counts. An image of one architecture, a
+/// chart, and docker's first format are indexes without entries.
+pub(super) fn parse(bytes: &[u8]) -> Index {
+    serde_json::from_slice(bytes).unwrap_or_default()
+}
+
+/// The content of a tag, as far as the deliverable is concerned.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Held {
+pub(super) enum Judgment {
     /// Every image of the deliverable.
     Complete,
-    /// Something that may be replaced: an older compose, the former service's work, a part of ours.
+    /// Something that may be replaced: an older compose, the previous service's work, a part of ours.
     Replaceable,
-    /// A newer compose, or images that nobody marked and that are of one.
+    /// A newer compose, or unmarked images of one.
     Newer(String),
 }
 
-/// Whether it says which compose it is.
+/// Reports whether an index names its compose.
 pub(super) fn is_marked(index: &Index) -> bool {
     Mark::decode(ANNOTATIONS, &index.annotations).is_some()
 }
 
-/// What a tag's index is to a deliverable. `created` is the day its newest image was made, where it has no mark.
+/// Compares a tag's index with a deliverable. `created` is the build day of its newest image, where it has no mark.
 pub(super) fn judge(
     tag: &str,
     index: &Index,
     created: Option<Date>,
     deliverable: &Deliverable,
     allow_older: bool,
-) -> Result<Held, Error> {
-    // The former service left no mark. Its tags are taken over.
+) -> Result<Judgment, Error> {
+    // The previous service left no mark. Its tags are taken over.
     let Some(mark) = Mark::decode(ANNOTATIONS, &index.annotations) else {
         return Ok(match created {
             Some(created) if is_after(created, deliverable) && !allow_older => {
-                Held::Newer(format!("unmarked images of {created}"))
+                Judgment::Newer(format!("unmarked images of {created}"))
             }
-            Some(_) | None => Held::Replaceable,
+            Some(_) | None => Judgment::Replaceable,
         });
     };
     if mark.owner != OWNER {
@@ -61,7 +66,7 @@ pub(super) fn judge(
         for image in &deliverable.images {
             let ours = |entry: &&Descriptor| is_for(entry, image) && compose_of(entry) == Some(mark.compose_id.clone());
             let Some(entry) = index.manifests.iter().find(ours) else {
-                return Ok(Held::Replaceable);
+                return Ok(Judgment::Replaceable);
             };
             let found = Mark::decode(ANNOTATIONS, &entry.annotations).and_then(|mark| mark.image_sha256);
             if found.as_ref() != Some(&image.sha256) {
@@ -74,18 +79,27 @@ pub(super) fn judge(
                 });
             }
         }
-        return Ok(Held::Complete);
+        return Ok(Judgment::Complete);
     }
-    if index.annotations.get(DELETE).is_some_and(|value| value == "never") {
+    if is_kept(&index.annotations) {
         return Err(Error::Kept { tag: tag.to_owned() });
     }
     match ComposeId::parse(&mark.compose_id) {
         Ok(held) if held.age(&deliverable.compose) == Ordering::Greater && !allow_older => {
-            Ok(Held::Newer(mark.compose_id))
+            Ok(Judgment::Newer(mark.compose_id))
         }
-        // An id that nobody can read was edited by an operator, who wants it replaced.
-        Ok(_) | Err(_) => Ok(Held::Replaceable),
+        // An unreadable id was edited by an operator who wants the index replaced.
+        Ok(_) | Err(_) => Ok(Judgment::Replaceable),
     }
+}
+
+/// Whether an operator keeps an index: the annotation `delete` with our prefix.
+fn is_kept(annotations: &BTreeMap<String, String>) -> bool {
+    let ours = annotations.iter().filter_map(|(name, value)| {
+        let name = name.strip_prefix(ANNOTATIONS)?;
+        Some((name.to_owned(), value.clone()))
+    });
+    ownership::is_kept(&ours.collect::<BTreeMap<_, _>>())
 }
 
 /// Whether an image of this day is of a later compose. A compose has the date on which it was begun, and its images are
@@ -99,7 +113,7 @@ fn is_for(entry: &Descriptor, image: &Image) -> bool {
     entry
         .platform
         .as_ref()
-        .is_some_and(|platform| platform.architecture == wanted)
+        .is_some_and(|platform| platform.is_linux() && platform.architecture == wanted)
 }
 
 fn compose_of(entry: &Descriptor) -> Option<String> {
@@ -119,12 +133,12 @@ pub(super) fn missing<'a>(index: &'a Index, deliverable: &'a Deliverable) -> imp
     let entries = index
         .manifests
         .iter()
-        .filter(|entry| entry.is_image() && entry.platform.is_some());
+        .filter(|entry| entry.is_image() && entry.platform.as_ref().is_some_and(Platform::is_linux));
     entries.filter(|entry| !is_own(entry, deliverable))
 }
 
-/// Whether an entry is for an architecture that the deliverable has.
-pub(super) fn is_own(entry: &Descriptor, deliverable: &Deliverable) -> bool {
+/// Reports whether an entry is for an architecture that the deliverable has.
+fn is_own(entry: &Descriptor, deliverable: &Deliverable) -> bool {
     deliverable.images.iter().any(|image| is_for(entry, image))
 }
 
@@ -175,7 +189,7 @@ pub(super) fn build(deliverable: &Deliverable, mut entries: Vec<Descriptor>) -> 
 /// A tag that may not be moved.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// Somebody else looks after it.
+    /// Its mark names another owner.
     #[error(
         "move tag {tag}: its index is marked as owned by {owner:?}; remove that mark or the tag to let it be moved"
     )]
@@ -185,7 +199,7 @@ pub(super) enum Error {
         /// By its mark.
         owner: String,
     },
-    /// An operator wants it to stay.
+    /// An operator keeps it.
     #[error("move tag {tag}: its index is marked delete=never")]
     Kept {
         /// The tag.
@@ -205,7 +219,7 @@ pub(super) enum Error {
         /// Of the published one.
         found: String,
     },
-    /// Never seen.
+    /// Unreachable: an index is always JSON.
     #[error("write the index")]
     Json(#[source] serde_json::Error),
 }
@@ -222,7 +236,6 @@ impl Classified for Error {
 mod tests {
     use super::*;
     use crate::base::resource::Resource;
-    use crate::images::oci::Platform;
     use crate::model::compose::release::{Release, Stage};
     use crate::model::select::Target;
 
@@ -270,6 +283,7 @@ mod tests {
                 variant: None,
             }),
             annotations: annotations(deliverable, image),
+            artifact_type: None,
         }
     }
 
@@ -310,13 +324,13 @@ mod tests {
             vec![image("x86_64", "a"), image("aarch64", "b")],
         );
         let complete = index_of(&ours);
-        assert_eq!(judge("43", &complete, None, &ours, false).unwrap(), Held::Complete);
+        assert_eq!(judge("43", &complete, None, &ours, false).unwrap(), Judgment::Complete);
 
         let half = index_of(&deliverable(
             "Fedora-Container-43-20251024.0",
             vec![image("x86_64", "a")],
         ));
-        assert_eq!(judge("43", &half, None, &ours, false).unwrap(), Held::Replaceable);
+        assert_eq!(judge("43", &half, None, &ours, false).unwrap(), Judgment::Replaceable);
         assert!(reusable(&half, &ours.images[0]).is_some() && reusable(&half, &ours.images[1]).is_none());
 
         let other = index_of(&deliverable(
@@ -328,15 +342,18 @@ mod tests {
 
         // Across families, by date and then respin.
         for (id, expected) in [
-            ("Fedora-43-20251024.1", Held::Newer("Fedora-43-20251024.1".to_owned())),
-            ("Fedora-43-20251024.0", Held::Replaceable),
-            ("Fedora-Container-43-20251023.9", Held::Replaceable),
+            (
+                "Fedora-43-20251024.1",
+                Judgment::Newer("Fedora-43-20251024.1".to_owned()),
+            ),
+            ("Fedora-43-20251024.0", Judgment::Replaceable),
+            ("Fedora-Container-43-20251023.9", Judgment::Replaceable),
         ] {
             let held = index_of(&deliverable(id, ours.images.clone()));
             assert_eq!(judge("43", &held, None, &ours, false).unwrap(), expected, "{id}");
             assert_eq!(
                 judge("43", &held, None, &ours, true).unwrap(),
-                Held::Replaceable,
+                Judgment::Replaceable,
                 "{id}"
             );
         }
@@ -349,7 +366,9 @@ mod tests {
             "Fedora-Container-43-20251001.0",
             vec![image("x86_64", "b")],
         ));
-        former.annotations.insert(DELETE.to_owned(), "never".to_owned());
+        former
+            .annotations
+            .insert(format!("{ANNOTATIONS}delete"), "Never".to_owned());
         assert!(matches!(
             judge("43", &former, None, &ours, true),
             Err(Error::Kept { .. })
@@ -362,7 +381,7 @@ mod tests {
             Err(Error::Owner { .. })
         ));
         former.annotations.clear();
-        assert_eq!(judge("43", &former, None, &ours, false).unwrap(), Held::Replaceable);
+        assert_eq!(judge("43", &former, None, &ours, false).unwrap(), Judgment::Replaceable);
     }
 
     #[test]
@@ -373,13 +392,55 @@ mod tests {
             judge("43", &Index::default(), created, &ours, allow_older).unwrap()
         };
         for replaceable in [None, Some("1970-01-01"), Some("2025-10-31"), Some("2025-11-01")] {
-            assert_eq!(held(replaceable, false), Held::Replaceable, "{replaceable:?}");
+            assert_eq!(held(replaceable, false), Judgment::Replaceable, "{replaceable:?}");
         }
         for newer in ["2025-11-02", "2026-10-31"] {
-            let expected = Held::Newer(format!("unmarked images of {newer}"));
+            let expected = Judgment::Newer(format!("unmarked images of {newer}"));
             assert_eq!(held(Some(newer), false), expected);
-            assert_eq!(held(Some(newer), true), Held::Replaceable, "{newer}");
+            assert_eq!(held(Some(newer), true), Judgment::Replaceable, "{newer}");
         }
+    }
+
+    #[test]
+    fn whatever_a_tag_holds_may_be_replaced() {
+        let ours = deliverable("Fedora-Container-43-20251024.0", vec![image("x86_64", "a")]);
+        let sha512 = format!("sha512:{}", "0".repeat(128));
+        let digest = Digest::of(b"x");
+        let digest = digest.as_str();
+        let former = deliverable("Fedora-Container-43-20251001.0", vec![image("s390x", "c")]);
+        let kept = serde_json::json!(index_of(&former).manifests[0]);
+        let odd = [
+            String::new(),
+            "<html>".to_owned(),
+            "null".to_owned(),
+            "[]".to_owned(),
+            "{}".to_owned(),
+            r#"{"schemaVersion":1,"name":"fedora","history":[{"v1Compatibility":"{}"}],"fsLayers":[]}"#.to_owned(),
+            r#"{"schemaVersion":2,"manifests":null,"annotations":null}"#.to_owned(),
+            r#"{"schemaVersion":"2","manifests":{},"annotations":{"a":null}}"#.to_owned(),
+            format!(r#"{{"manifests":[{{"digest":"{sha512}","size":7,"platform":{{"architecture":"s390x"}}}}]}}"#),
+            format!(r#"{{"manifests":[{{"digest":"{digest}","size":7,"platform":{{"architecture":"s390x"}}}}]}}"#),
+            format!(
+                r#"{{"manifests":[{{"digest":"{digest}","size":7,
+                "platform":{{"architecture":"s390x","os":"windows"}}}}]}}"#
+            ),
+            format!(
+                r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.cncf.helm.config.v1+json",
+                "digest":"{digest}","size":7}},"layers":[]}}"#
+            ),
+        ];
+        for odd in odd {
+            let index = parse(odd.as_bytes());
+            assert_eq!(
+                judge("43", &index, None, &ours, false).unwrap(),
+                Judgment::Replaceable,
+                "{odd}"
+            );
+            assert_eq!(missing(&index, &ours).count(), 0, "{odd}");
+        }
+        // Beside what is understood.
+        let odd = format!(r#"{{"manifests":[null,{{"digest":"{sha512}","size":7}},{kept}]}}"#);
+        assert_eq!(missing(&parse(odd.as_bytes()), &ours).count(), 1);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Blobs into a repository
 //! ([the protocol](https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-blobs)).
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
@@ -20,7 +22,13 @@ use crate::images::oci::{Blob, Body, Pieces, Store};
 /// Bytes in memory are sent in pieces, so that their progress can be seen.
 const PIECE: usize = 256 << 10;
 
-/// What an upload request carries.
+/// A registry may need a moment to show a blob that it has taken.
+const CONFIRM: Policy = Policy {
+    longest: Duration::from_secs(1),
+    give_up_after: Duration::from_secs(5),
+};
+
+/// The body of an upload request.
 enum Pushed {
     Nothing,
     Held(Bytes),
@@ -28,7 +36,7 @@ enum Pushed {
 }
 
 impl Repository {
-    /// Opens an upload; its address.
+    /// Opens an upload and returns its address.
     async fn begin(&self) -> Result<Url, Error> {
         let what = || format!("begin an upload to {}", self.shown());
         let call = async || {
@@ -40,7 +48,8 @@ impl Repository {
         Policy::CALL.run("registry begin upload", Error::class, call).await
     }
 
-    /// Where an upload goes on. Without it an answer is none, whatever its status: a load balancer may have given it.
+    /// The address where an upload goes on. An answer without one does not count, whatever its status: a load balancer may
+    /// have given it.
     fn location(&self, what: impl Fn() -> String, response: &Response) -> Result<Url, Error> {
         let text = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let Some(text) = text else {
@@ -68,17 +77,14 @@ impl Repository {
         let ours = at.origin() == registry.section.base.origin();
         let request = request.header(CONTENT_TYPE, "application/octet-stream");
         let request = if ours {
-            registry.show(&self.scope, request).await?
+            registry.authorize(&self.scope, request).await?
         } else {
             request
         };
         let response = match body {
             Pushed::Nothing => {
                 let sent = request.header(CONTENT_LENGTH, 0).timeout(http::CALL).send().await;
-                sent.map_err(|source| Error::Lost {
-                    what: what(),
-                    source: source.without_url(),
-                })?
+                sent.map_err(|source| Error::lost(what(), source))?
             }
             Pushed::Held(bytes) => {
                 let mut rest = bytes;
@@ -92,7 +98,8 @@ impl Repository {
         };
         if ours && response.status() == StatusCode::UNAUTHORIZED {
             // The token ended between the two requests. The body is gone; the next try shows a new one.
-            registry.auth.challenged(&self.scope, response.headers()).await;
+            let base = &registry.section.base;
+            registry.auth.challenged(&self.scope, base, response.headers()).await;
             return Err(Error::odd(what(), "401 in the middle of an upload"));
         }
         self.success(what, response).await
@@ -112,31 +119,36 @@ impl Repository {
         self.settle(blob, what, outcome).await
     }
 
-    /// An answer that was lost, or is not the usual one, is settled by looking.
+    /// Makes sure that an upload arrived. Any success counts that a look at the blob confirms, and so does an answer that was
+    /// lost.
     async fn settle(
         &self,
         blob: &Blob,
         what: impl Fn() -> String,
         outcome: Result<Response, Error>,
     ) -> Result<(), Error> {
-        let error = match outcome {
-            Ok(response) if response.status() == StatusCode::CREATED => {
-                tracing::debug!(digest = %blob.digest, bytes = blob.size, "pushed blob {} to {}", blob.digest, self.shown());
-                return Ok(());
-            }
-            Ok(response) => Error::odd(what(), &format!("{} and not 201", response.status())),
+        let status = match outcome {
+            Ok(response) => response.status(),
             Err(error @ Error::Withdrawn(_)) => return Err(error),
-            Err(error) => error,
+            Err(error) => {
+                let there = error.class().is_transient() && self.has_blob(blob).await.unwrap_or(false);
+                return if there { Ok(()) } else { Err(error) };
+            }
         };
-        let there = error.class().is_transient() && self.head(&format!("blobs/{}", blob.digest)).await.unwrap_or(false);
-        if there { Ok(()) } else { Err(error) }
+        let confirm = async || match self.has_blob(blob).await? {
+            true => Ok(()),
+            false => Err(Error::odd(what(), &format!("{status}, and does not have it"))),
+        };
+        CONFIRM.run("registry confirm blob", Error::class, confirm).await?;
+        tracing::debug!(digest = %blob.digest, bytes = blob.size, "pushed blob {} to {}", blob.digest, self.shown());
+        Ok(())
     }
 }
 
 #[async_trait]
 impl Store for Repository {
     async fn has(&self, blob: &Blob) -> Result<bool, Failure> {
-        Ok(self.head(&format!("blobs/{}", blob.digest)).await?)
+        Ok(self.has_blob(blob).await?)
     }
 
     async fn put(&self, blob: &Blob, body: Body) -> Result<(), Failure> {

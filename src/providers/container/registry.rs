@@ -6,25 +6,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 
 use super::auth::Auth;
 use super::error::Error;
-use crate::base::failure::{Class, Classified, Failure};
+use crate::base::failure::{Chain, Class, Classified, Failure};
 use crate::base::http;
 use crate::base::retry::Policy;
 use crate::config::Environment;
 use crate::config::container as config;
-use crate::images::oci::{DOCKER_LIST, DOCKER_MANIFEST, Digest, INDEX, JSON_LIMIT, MANIFEST};
+use crate::images::oci::{Blob, DOCKER_LIST, DOCKER_MANIFEST, Digest, INDEX, JSON_LIMIT, MANIFEST};
 
-/// Uploads have a watch of their own; every other call has a time-out of its own.
+/// No limit for the client as a whole: uploads have a watch of their own, every other call a time-out of its own.
 const NO_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
-/// quay.io takes back what it said of an index within seconds.
+/// quay.io refuses an index as invalid and accepts it seconds later.
 const INVALID: Policy = Policy {
     longest: Duration::from_secs(4),
     give_up_after: Duration::from_secs(15),
 };
+/// Requests after which a registry that asks for ever more is refused: one to be challenged, one with a token for what it
+/// named first, one with a token for what it named then.
+const CHALLENGES: u32 = 3;
+
 /// A configured registry.
 #[derive(Debug)]
 pub(super) struct Registry {
@@ -58,10 +62,10 @@ impl Registry {
         })
     }
 
-    /// Adds what the registry wants to see.
-    pub(super) async fn show(&self, scope: &str, request: RequestBuilder) -> Result<RequestBuilder, Error> {
-        let shown = self.auth.show(&self.http, scope, request).await;
-        shown.map_err(|error| error.advise(&self.section))
+    /// Adds the credentials that the registry has asked for.
+    pub(super) async fn authorize(&self, scope: &str, request: RequestBuilder) -> Result<RequestBuilder, Error> {
+        let authorized = self.auth.authorize(&self.http, scope, request).await;
+        authorized.map_err(|error| error.advise(&self.section))
     }
 
     /// One of its repositories, by the configured name.
@@ -101,41 +105,65 @@ impl Repository {
 
     /// A manifest or index by tag or digest, if there is one.
     pub(super) async fn manifest(&self, reference: &str) -> Result<Option<Fetched>, Error> {
-        let what = || format!("get {reference} of {}", self.shown);
-        let accept = [INDEX, MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
-        let call = async || {
-            let get = |http: &Client| {
-                http.get(self.url(&format!("manifests/{reference}")))
-                    .header(ACCEPT, &accept)
-            };
-            let response = self.call(what, get).await?;
-            if response.status() == StatusCode::NOT_FOUND {
-                return Ok(None);
-            }
-            let response = self.success(what, response).await?;
-            let media_type = response
-                .headers()
-                .get(CONTENT_TYPE)
-                .and_then(|value| value.to_str().ok());
-            let media_type = media_type.unwrap_or(INDEX).to_owned();
-            let bytes = read(what, response).await?;
-            let digest = Digest::of(&bytes);
-            if Digest::parse(reference).is_some_and(|asked| asked != digest) {
-                return Err(Error::odd(what(), &format!("bytes with the digest {digest}")));
-            }
-            Ok(Some(Fetched {
-                digest,
-                media_type,
-                bytes,
-            }))
-        };
-        Policy::CALL.run("registry get", Error::class, call).await
+        let get = async || self.get_manifest(reference).await;
+        Policy::CALL.run("registry get", Error::class, get).await
     }
 
-    /// The content of a small blob, if it is there.
-    pub(super) async fn small_blob(&self, digest: &Digest) -> Result<Option<Bytes>, Error> {
+    /// The same for what something else published: a document that cannot be read counts as none.
+    pub(super) async fn foreign_manifest(&self, reference: &str) -> Result<Option<Bytes>, Error> {
+        let get = async || readable(self.get_manifest(reference).await);
+        let found = Policy::CALL.run("registry get", Error::class, get).await?;
+        Ok(found.flatten().map(|found| found.bytes))
+    }
+
+    /// The content of a tag, whatever it is. A document that cannot be read is there all the same, without content.
+    pub(super) async fn tag(&self, tag: &str) -> Result<Option<Fetched>, Error> {
+        let get = async || {
+            let found = readable(self.get_manifest(tag).await)?;
+            Ok(found.unwrap_or_else(|| {
+                Some(Fetched {
+                    digest: Digest::of(&[]),
+                    media_type: String::new(),
+                    bytes: Bytes::new(),
+                })
+            }))
+        };
+        Policy::CALL.run("registry get", Error::class, get).await
+    }
+
+    async fn get_manifest(&self, reference: &str) -> Result<Option<Fetched>, Error> {
+        let what = || format!("get {reference} of {}", self.shown);
+        let accept = [INDEX, MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, "*/*;q=0.1"].join(", ");
+        let get = |http: &Client| {
+            http.get(self.url(&format!("manifests/{reference}")))
+                .header(ACCEPT, &accept)
+        };
+        let response = self.call(what, get).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let response = self.success(what, response).await?;
+        let media_type = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        let media_type = media_type.unwrap_or(INDEX).to_owned();
+        let bytes = read(what, response).await?;
+        let digest = Digest::of(&bytes);
+        if Digest::parse(reference).is_some_and(|asked| asked != digest) {
+            return Err(Error::Content { what: what(), digest });
+        }
+        Ok(Some(Fetched {
+            digest,
+            media_type,
+            bytes,
+        }))
+    }
+
+    /// The content of a small blob that something else published, if it is there and can be read.
+    pub(super) async fn foreign_blob(&self, digest: &Digest) -> Result<Option<Bytes>, Error> {
         let what = || format!("get blob {digest} of {}", self.shown);
-        let call = async || {
+        let get = async || {
             let response = self
                 .call(what, |http| http.get(self.url(&format!("blobs/{digest}"))))
                 .await?;
@@ -145,10 +173,14 @@ impl Repository {
             let response = self.success(what, response).await?;
             read(what, response).await.map(Some)
         };
-        Policy::CALL.run("registry get", Error::class, call).await
+        let get = async || readable(get().await);
+        Ok(Policy::CALL.run("registry get", Error::class, get).await?.flatten())
     }
 
     /// Puts a manifest or index under a tag or its digest.
+    ///
+    /// Any success counts that the registry confirms: what was put by digest is read back. Tags are compared by the caller,
+    /// since something else may move them at the same time.
     pub(super) async fn put_manifest(&self, reference: &str, media_type: &str, bytes: &Bytes) -> Result<(), Error> {
         let what = || format!("put {reference} to {}", self.shown);
         let put = async || {
@@ -159,10 +191,10 @@ impl Repository {
             let response = self.call(what, request).await?;
             let status = response.status();
             self.success(what, response).await?;
-            if status != StatusCode::CREATED {
-                return Err(Error::odd(what(), &format!("{status} and not 201")));
+            if Digest::parse(reference).is_none() || self.get_manifest(reference).await?.is_some() {
+                return Ok(());
             }
-            Ok(())
+            Err(Error::odd(what(), &format!("{status}, and does not have it")))
         };
         let class = |error: &Error| {
             if error.is_invalid() {
@@ -171,7 +203,7 @@ impl Repository {
                 Class::Deliverable
             }
         };
-        let passing = |error: &Error| {
+        let transient = |error: &Error| {
             if error.is_invalid() {
                 Class::Deliverable
             } else {
@@ -180,17 +212,22 @@ impl Repository {
         };
         INVALID
             .run("registry put manifest", class, async || {
-                Policy::CALL.run("registry put manifest", passing, &put).await
+                Policy::CALL.run("registry put manifest", transient, &put).await
             })
             .await
     }
 
     /// Whether a manifest with this digest is there.
     pub(super) async fn has_manifest(&self, digest: &Digest) -> Result<bool, Error> {
-        self.head(&format!("manifests/{digest}")).await
+        self.head(&format!("manifests/{digest}"), None).await
     }
 
-    /// Proves that the registry is there and lets us in. A repository that does not exist yet is no fault.
+    /// Whether a blob is there, in its whole length.
+    pub(super) async fn has_blob(&self, blob: &Blob) -> Result<bool, Error> {
+        self.head(&format!("blobs/{}", blob.digest), Some(blob.size)).await
+    }
+
+    /// Proves that the registry answers and accepts our credentials. A repository that does not exist yet is no fault.
     pub(super) async fn check(&self) -> Result<(), Error> {
         let what = || format!("list the tags of {}", self.shown);
         let response = self.call(what, |http| http.get(self.url("tags/list?n=1"))).await?;
@@ -200,7 +237,7 @@ impl Repository {
         self.success(what, response).await.map(drop)
     }
 
-    pub(super) async fn head(&self, path: &str) -> Result<bool, Error> {
+    async fn head(&self, path: &str, size: Option<u64>) -> Result<bool, Error> {
         let what = || format!("look for {path} in {}", self.shown);
         let accept = [INDEX, MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
         let call = async || {
@@ -210,7 +247,10 @@ impl Repository {
             if response.status() == StatusCode::NOT_FOUND {
                 return Ok(false);
             }
-            self.success(what, response).await.map(|_| true)
+            let response = self.success(what, response).await?;
+            let length = response.headers().get(CONTENT_LENGTH);
+            let length: Option<u64> = length.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+            Ok(size.is_none() || length.is_none() || size == length)
         };
         Policy::CALL.run("registry head", Error::class, call).await
     }
@@ -220,25 +260,32 @@ impl Repository {
         format!("{}v2/{}/{path}", self.registry.section.base, self.name)
     }
 
-    /// One call without a long body, with the credentials the registry asks for. Any status is an answer but a 401.
+    /// One call without a long body, with the credentials that the registry asks for. Every other refusal is an answer.
     pub(super) async fn call(
         &self,
         what: impl Fn() -> String,
         request: impl Fn(&Client) -> RequestBuilder,
     ) -> Result<Response, Error> {
         let registry = &*self.registry;
-        let mut known = false;
+        let mut challenges = 0..CHALLENGES;
         loop {
-            let signed = registry.show(&self.scope, request(&registry.http)).await?;
-            let response = signed.timeout(http::CALL).send().await.map_err(|source| Error::Lost {
-                what: what(),
-                source: source.without_url(),
-            })?;
-            if response.status() != StatusCode::UNAUTHORIZED || known {
+            let signed = registry.authorize(&self.scope, request(&registry.http)).await?;
+            let response = signed
+                .timeout(http::CALL)
+                .send()
+                .await
+                .map_err(|source| Error::lost(what(), source))?;
+            let status = response.status();
+            // A token for too little is refused as either.
+            if status != StatusCode::UNAUTHORIZED && status != StatusCode::FORBIDDEN {
                 return Ok(response);
             }
-            registry.auth.challenged(&self.scope, response.headers()).await;
-            known = true;
+            let base = &registry.section.base;
+            let is_new = registry.auth.challenged(&self.scope, base, response.headers()).await;
+            let is_first = challenges.next() == Some(0) && status == StatusCode::UNAUTHORIZED;
+            if !is_first && (!is_new || challenges.is_empty()) {
+                return Ok(response);
+            }
         }
     }
 
@@ -250,14 +297,24 @@ impl Repository {
     }
 }
 
+/// `None` for a document that is there and cannot be read: too long, not what its digest says, of an unknown form. Nothing of
+/// ours is like that.
+fn readable<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_about_content() => {
+            tracing::debug!("left out: failed to {}", Chain(&error));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Reads a document.
 async fn read(what: impl Fn() -> String, mut response: Response) -> Result<Bytes, Error> {
     let mut body = Vec::new();
     loop {
-        let chunk = response.chunk().await.map_err(|source| Error::Lost {
-            what: what(),
-            source: source.without_url(),
-        })?;
+        let chunk = response.chunk().await.map_err(|source| Error::lost(what(), source))?;
         let Some(bytes) = chunk else { return Ok(body.into()) };
         body.extend_from_slice(&bytes);
         if body.len() as u64 > JSON_LIMIT {

@@ -1,16 +1,16 @@
-//! What the tags of a repository hold, and how they are moved.
+//! The tags of a repository: a look at them before anything is staged, and their move to what was staged.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::images::{Pending, newest, push_index};
-use super::index::{self, Held};
+use super::images::newest;
+use super::index::{self, Judgment};
 use super::registry::{Fetched, Repository};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::base::retry::Policy;
 use crate::images::oci::{self, Digest, Index};
+use crate::model::outcome::Place;
 use crate::model::select::Deliverable;
-use crate::providers::contract::Place;
 
 /// A registry may show a tag's former state for a moment.
 const READ_BACK: Policy = Policy {
@@ -18,14 +18,33 @@ const READ_BACK: Policy = Policy {
     give_up_after: Duration::from_secs(10),
 };
 
-/// What a look at a repository found.
-pub(super) enum Looked {
+/// The state of a repository before anything is pushed.
+pub(super) struct Looked {
+    /// The content of each tag, in the order of the tags.
+    pub(super) tags: Held,
+    pub(super) state: State,
+}
+
+/// Digests of what tags hold.
+pub(super) type Held = Vec<Option<String>>;
+
+/// How much of a deliverable a repository has.
+pub(super) enum State {
     /// The index is there; `tagged` if every tag has it.
     Complete { digest: Digest, tagged: bool },
     /// A tag holds a newer compose: the whole repository is left alone.
     Newer(String),
-    /// Something has to be pushed. What the number tag holds may be of use.
-    Lacking(Option<Index>),
+    /// An index, and maybe images, have to be pushed.
+    Lacking(Lacking),
+}
+
+/// Indexes with entries for the one that is to be pushed.
+#[derive(Default)]
+pub(super) struct Lacking {
+    /// The index that is replaced: what is kept of former architectures comes from it.
+    pub(super) former: Option<Index>,
+    /// An index of another tag, which has all images.
+    pub(super) other: Option<Index>,
 }
 
 pub(super) async fn look(
@@ -34,48 +53,50 @@ pub(super) async fn look(
     deliverable: &Deliverable,
     allow_older: bool,
 ) -> Result<Looked, Failure> {
-    let mut former = None;
-    let mut complete: Vec<Digest> = Vec::new();
+    let mut held = Vec::new();
+    let mut lacking = Lacking::default();
+    let mut number = None;
     for (position, tag) in tags.iter().enumerate() {
-        let Some(held) = repository.manifest(tag).await? else {
-            continue;
-        };
-        let (index, judged) = judge(repository, tag, &held, deliverable, allow_older).await?;
+        let found = repository.tag(tag).await?;
+        held.push(found.as_ref().map(|found| found.digest.to_string()));
+        let Some(found) = found else { continue };
+        let (index, judged) = judge(repository, tag, &found, deliverable, allow_older).await?;
         match judged {
-            Held::Newer(by) => return Ok(Looked::Newer(by)),
-            Held::Complete => complete.push(held.digest),
-            Held::Replaceable => {}
-        }
-        if position == 0 {
-            former = Some(index);
+            Judgment::Newer(by) => {
+                return Ok(Looked {
+                    tags: held,
+                    state: State::Newer(by),
+                });
+            }
+            Judgment::Complete if position == 0 => number = Some(found.digest),
+            Judgment::Complete => lacking.other = lacking.other.or(Some(index)),
+            Judgment::Replaceable if position == 0 => lacking.former = Some(index),
+            Judgment::Replaceable => {}
         }
     }
-    Ok(match complete.first() {
-        Some(digest) => Looked::Complete {
-            tagged: complete.len() == tags.len() && complete.iter().all(|other| other == digest),
-            digest: digest.clone(),
+    let state = match number {
+        Some(digest) => State::Complete {
+            tagged: held.iter().all(|held| held.as_deref() == Some(digest.as_str())),
+            digest,
         },
-        None => Looked::Lacking(former),
-    })
+        None => {
+            // Where the number tag is gone, the other one has what was kept.
+            lacking.former = lacking.former.or_else(|| lacking.other.clone());
+            State::Lacking(lacking)
+        }
+    };
+    Ok(Looked { tags: held, state })
 }
 
-/// An index; an image of one architecture counts as one without entries.
-fn parse(repository: &Repository, tag: &str, held: &Fetched) -> Result<Index, Error> {
-    serde_json::from_slice(&held.bytes).map_err(|source| Error::Json {
-        what: format!("{tag} of {} ({})", repository.shown(), held.media_type),
-        source,
-    })
-}
-
-/// What a tag's content is to the deliverable.
+/// Compares a tag's content with the deliverable.
 async fn judge(
     repository: &Repository,
     tag: &str,
     held: &Fetched,
     deliverable: &Deliverable,
     allow_older: bool,
-) -> Result<(Index, Held), Failure> {
-    let index = parse(repository, tag, held)?;
+) -> Result<(Index, Judgment), Failure> {
+    let index = index::parse(&held.bytes);
     let created = if allow_older || index::is_marked(&index) {
         None
     } else {
@@ -85,89 +106,87 @@ async fn judge(
     Ok((index, judged))
 }
 
-/// Where tags have got to.
+/// The outcome of moving tags.
 pub(super) enum Moved {
-    /// They have the deliverable, in the index of this digest.
-    To(String),
+    /// They have what was staged.
+    Done,
     /// A newer compose has been put there instead.
     Newer(String),
+    /// A tag has changed since staging: what was staged may lack something that is there now.
+    Stale,
 }
 
-/// Puts the index under each tag that lacks it, and reads all of them back.
+/// Puts exactly what was staged under each tag that lacks it, and reads all of them back.
 ///
-/// Another compose may have been released since this one was staged: what is kept of former architectures comes from what
-/// the number tag holds now, and the index is made anew where that is something else.
+/// `before` is what the tags held when it was staged.
 pub(super) async fn move_tags(
     repository: &Repository,
     place: &Place,
+    before: &Held,
     deliverable: &Deliverable,
     tags: &[String],
-    keep_missing: Duration,
     allow_older: bool,
 ) -> Result<Moved, Failure> {
-    let mut before: BTreeMap<&str, Option<Digest>> = BTreeMap::new();
+    let mut now: BTreeMap<&str, Option<Digest>> = BTreeMap::new();
     let mut former = None;
+    let mut changed = before.len() != tags.len();
     for (position, tag) in tags.iter().enumerate() {
-        let held = repository.manifest(tag).await?;
-        if let Some(held) = held.as_ref().filter(|held| held.digest.as_str() != place.id) {
-            let (index, judged) = judge(repository, tag, held, deliverable, allow_older).await?;
-            if let Held::Newer(by) = judged {
-                return Ok(Moved::Newer(by));
-            }
-            if position == 0 {
-                former = Some(index);
+        let held = repository.tag(tag).await?;
+        let digest = held.as_ref().map(|held| held.digest.as_str());
+        if digest != Some(&place.id) {
+            changed |= before.get(position).is_none_or(|before| before.as_deref() != digest);
+            if let Some(held) = &held {
+                let (index, judged) = judge(repository, tag, held, deliverable, allow_older).await?;
+                if let Judgment::Newer(by) = judged {
+                    return Ok(Moved::Newer(by));
+                }
+                if position == 0 {
+                    former = Some(index);
+                }
             }
         }
-        before.insert(tag, held.map(|held| held.digest));
+        now.insert(tag, held.map(|held| held.digest));
     }
     let is_staged = |held: &Option<Digest>| held.as_ref().is_some_and(|digest| digest.as_str() == place.id);
-    if before.values().all(is_staged) {
-        return Ok(Moved::To(place.id.clone()));
+    if now.values().all(is_staged) {
+        return Ok(Moved::Done);
+    }
+    if changed {
+        return Ok(Moved::Stale);
     }
     let lost = || Error::Lost {
         repository: repository.shown().to_owned(),
         digest: place.id.clone(),
     };
-    let mut index = repository.manifest(&place.id).await?.ok_or_else(lost)?;
-    if let Some(former) = &former {
-        let mut entries = parse(repository, &place.id, &index)?.manifests;
-        entries.retain(|entry| index::is_own(entry, deliverable));
-        let pending = Pending::complete(place.location.clone(), repository.clone(), former.clone(), entries);
-        index = push_index(&pending, deliverable, keep_missing).await?;
-    }
+    let staged = repository.manifest(&place.id).await?.ok_or_else(lost)?;
     // The number comes first: where this is cut off, what has gone on is the tag that moves least.
     for tag in tags {
-        if before.get(tag.as_str()).and_then(Option::as_ref) == Some(&index.digest) {
+        if now.get(tag.as_str()).is_some_and(is_staged) {
             continue;
         }
-        repository.put_manifest(tag, oci::INDEX, &index.bytes).await?;
+        repository.put_manifest(tag, &staged.media_type, &staged.bytes).await?;
         tracing::info!(
             location = place.location,
             tag,
-            digest = %index.digest,
+            digest = %staged.digest,
             "moved tag {tag} of {}",
             repository.shown()
         );
     }
     if let Some(former) = &former {
-        tell(
-            repository,
-            former,
-            &parse(repository, index.digest.as_str(), &index)?,
-            deliverable,
-        );
+        log_missing(repository, former, &index::parse(&staged.bytes), deliverable);
     }
     for tag in tags {
-        let before = before.get(tag.as_str()).and_then(Option::as_ref);
-        if let Some(by) = read_back(repository, tag, &index.digest, deliverable, before).await? {
+        let before = now.get(tag.as_str()).and_then(Option::as_ref);
+        if let Some(by) = read_back(repository, tag, &staged.digest, deliverable, before).await? {
             return Ok(Moved::Newer(by));
         }
     }
-    Ok(Moved::To(index.digest.to_string()))
+    Ok(Moved::Done)
 }
 
-/// Says what became of the former entries for architectures that this compose lacks.
-fn tell(repository: &Repository, former: &Index, index: &Index, deliverable: &Deliverable) {
+/// Logs which former entries were kept and dropped for architectures that this compose lacks.
+fn log_missing(repository: &Repository, former: &Index, index: &Index, deliverable: &Deliverable) {
     for entry in index::missing(former, deliverable) {
         let platform = entry.platform.as_ref();
         let arch = platform.map(|platform| oci::fedora_architecture(&platform.architecture));
@@ -189,7 +208,7 @@ fn tell(repository: &Repository, former: &Index, index: &Index, deliverable: &De
     }
 }
 
-/// Compares what a tag has now. `Some` names a newer compose that somebody else has put there in between.
+/// Compares what a tag has now. `Some` names a newer compose that another process has put there in between.
 async fn read_back(
     repository: &Repository,
     tag: &str,
@@ -198,14 +217,14 @@ async fn read_back(
     before: Option<&Digest>,
 ) -> Result<Option<String>, Failure> {
     let read = async || {
-        let held = repository.manifest(tag).await?;
+        let held = repository.tag(tag).await?;
         if held.as_ref().is_some_and(|held| held.digest == *put) {
             return Ok(None);
         }
         if let Some(held) = &held
-            // What was there before is the registry's own delay.
+            // The former content is the registry's own delay.
             && before != Some(&held.digest)
-            && let (_, Held::Newer(by)) = judge(repository, tag, held, deliverable, false).await?
+            && let (_, Judgment::Newer(by)) = judge(repository, tag, held, deliverable, false).await?
         {
             return Ok(Some(by));
         }
@@ -222,14 +241,6 @@ async fn read_back(
 /// Tags that cannot be understood or moved.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    /// A registry answered with something else.
-    #[error("understand {what}")]
-    Json {
-        /// What was asked for.
-        what: String,
-        /// Where it stops making sense.
-        source: serde_json::Error,
-    },
     /// The index was pushed a moment ago.
     #[error("find index {digest} in {repository}: it is gone since it was pushed")]
     Lost {
@@ -238,16 +249,16 @@ enum Error {
         /// Of the index.
         digest: String,
     },
-    /// Somebody else writes there.
+    /// Another process writes there.
     #[error("move tag {tag} of {repository} to {expected}: it holds {found}")]
     Moved {
         /// The tag.
         tag: String,
         /// Host and name.
         repository: String,
-        /// What was put there.
+        /// The digest that was put there.
         expected: String,
-        /// What is there.
+        /// The digest that is there.
         found: String,
     },
 }
@@ -255,7 +266,6 @@ enum Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Json { .. } => Class::Deliverable,
             Self::Lost { .. } | Self::Moved { .. } => Class::TRANSIENT,
         }
     }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use google_cloud_auth::credentials::service_account::AccessSpecifier;
 use google_cloud_auth::credentials::{AccessTokenCredentials, external_account, service_account};
@@ -27,14 +27,12 @@ use super::error::Error;
 use crate::base::http;
 use crate::base::retry::Policy;
 use crate::config::gcp::Gcp;
+use crate::providers::poll::Pace;
 
 /// What a token is asked for. Roles decide what it permits.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
-/// Between two looks at an operation, at first and at most. Small operations take a second, an import some minutes.
-const FIRST_LOOK: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// An operation that takes longer is looked for again in the next round. It goes on meanwhile.
-const OPERATION_LIMIT: Duration = Duration::from_secs(60 * 60);
+pub(super) const OPERATION_LIMIT: Duration = Duration::from_secs(60 * 60);
 /// Images a page of a list; the most there can be.
 const PAGE: u32 = 500;
 
@@ -216,9 +214,9 @@ impl Cloud {
     /// Waits for the end of an operation, and tells its error.
     async fn follow(&self, what: &str, mut operation: Operation) -> Result<(), Error> {
         let name = operation.name.clone().unwrap_or_default();
-        let mut pauses = Pauses::new();
+        let mut pauses = Pace::within(OPERATION_LIMIT);
         while operation.status != Some(Status::Done) {
-            pauses.next(what).await?;
+            pauses.pause(what, None).await?;
             let get = || {
                 let get = self.operations.get().set_project(&self.project);
                 get.set_operation(&name).send()
@@ -240,34 +238,6 @@ impl Cloud {
             &message.unwrap_or_default(),
             status.unwrap_or_default(),
         ))
-    }
-}
-
-/// The waits between looks at something that takes its time.
-pub(super) struct Pauses {
-    began: Instant,
-    next: Duration,
-}
-
-impl Pauses {
-    pub(super) fn new() -> Self {
-        Self {
-            began: Instant::now(),
-            next: FIRST_LOOK,
-        }
-    }
-
-    /// Waits, or fails when it has been long enough.
-    pub(super) async fn next(&mut self, what: &str) -> Result<(), Error> {
-        if self.began.elapsed() > OPERATION_LIMIT {
-            return Err(Error::Unfinished {
-                what: what.to_owned(),
-                minutes: OPERATION_LIMIT.as_secs() / 60,
-            });
-        }
-        tokio::time::sleep(self.next).await;
-        self.next = (self.next * 2).min(LONGEST_PAUSE);
-        Ok(())
     }
 }
 

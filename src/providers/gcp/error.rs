@@ -10,6 +10,12 @@ use serde::Deserialize;
 
 use crate::base::failure::{Class, Classified, remark};
 use crate::base::http;
+use crate::providers::call::CallError;
+
+/// The service in errors.
+const SERVICE: &str = "the service";
+/// The failure of an operation whose name was taken meanwhile.
+const EXISTS: &str = "RESOURCE_ALREADY_EXISTS";
 
 /// Google [says these with 403](https://cloud.google.com/storage/docs/json_api/v1/status-codes#403-forbidden), though
 /// waiting helps.
@@ -56,66 +62,9 @@ pub(super) enum Error {
     /// The HTTP client does not start.
     #[error("set up the client for Google Cloud Storage")]
     Http(#[source] http::Error),
-    /// No answer, or not all of it.
-    #[error("{what}")]
-    Lost {
-        /// What was asked for.
-        what: String,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// No answer in time.
-    #[error("{what}: no answer within {seconds} s")]
-    Silent {
-        /// What was asked for.
-        what: String,
-        /// How long it was waited.
-        seconds: u64,
-    },
-    /// Google does not want to.
-    #[error("{what}: the service answered {status}{said}{advice}")]
-    Status {
-        /// What was asked for.
-        what: String,
-        /// The HTTP status.
-        status: u16,
-        /// The machine's word for it.
-        reason: String,
-        /// What it said about it.
-        said: String,
-        /// What an operator can do.
-        advice: &'static str,
-        /// Its wish.
-        after: Option<Duration>,
-    },
-    /// An operation that began well.
-    #[error("{what}: the operation failed: {code}{said}")]
-    Operation {
-        /// What was asked for.
-        what: String,
-        /// The machine's word for it.
-        code: String,
-        /// What it said about it.
-        said: String,
-        /// The HTTP status it would have been.
-        status: u16,
-    },
-    /// An operation that has not ended yet.
-    #[error("{what}: not done after {minutes} min")]
-    Unfinished {
-        /// What was asked for.
-        what: String,
-        /// How long it was waited.
-        minutes: u64,
-    },
-    /// An answer that means nothing.
-    #[error("{what}: the service answered with {answer}")]
-    Odd {
-        /// What was asked for.
-        what: String,
-        /// What came.
-        answer: String,
-    },
+    /// A call that failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// No such bucket.
     #[error("find bucket {0}: there is none of that name; make it, or correct bucket_name")]
     NoBucket(String),
@@ -173,24 +122,30 @@ pub(super) enum Error {
 
 impl Error {
     pub(super) fn odd(what: &str, answer: &str) -> Self {
-        Self::Odd {
+        Self::Call(CallError::Odd {
             what: what.to_owned(),
+            service: SERVICE,
             answer: answer.to_owned(),
-        }
+        })
     }
 
     pub(super) fn silent(what: &str, limit: Duration) -> Self {
-        Self::Silent {
+        Self::Call(CallError::Silent {
             what: what.to_owned(),
-            seconds: limit.as_secs(),
-        }
+            limit,
+        })
     }
 
     pub(super) fn lost(what: &str, source: reqwest::Error) -> Self {
-        Self::Lost {
+        Self::unanswered(what, source.without_url().into())
+    }
+
+    fn unanswered(what: &str, source: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        Self::Call(CallError::Lost {
             what: what.to_owned(),
-            source: source.without_url().into(),
-        }
+            source,
+            class: Class::TRANSIENT,
+        })
     }
 
     /// From the client library.
@@ -199,10 +154,7 @@ impl Error {
             return Self::Token(CredentialsError::clone(error));
         }
         let Some(status) = error.http_status_code() else {
-            return Self::Lost {
-                what: what.to_owned(),
-                source: error.into(),
-            };
+            return Self::unanswered(what, error.into());
         };
         let reason = error.status().and_then(|status| {
             status.details.iter().find_map(|detail| match detail {
@@ -226,24 +178,32 @@ impl Error {
     }
 
     fn status(what: &str, status: u16, reason: &str, message: &str, after: Option<Duration>) -> Self {
-        let passing = PASSING_REASONS.contains(&reason);
-        Self::Status {
+        let is_passing = PASSING_REASONS.contains(&reason);
+        let advice = match status {
+            401 => {
+                "; the key in GOOGLE_APPLICATION_CREDENTIALS is not accepted: it was deleted or disabled, or this \
+                 machine's clock is wrong"
+            }
+            403 if !is_passing => {
+                "; the account in GOOGLE_APPLICATION_CREDENTIALS needs a role that permits this (docs/gcp.md)"
+            }
+            _ => "",
+        };
+        let class = match status {
+            _ if is_passing => Class::Transient { after },
+            // The next look settles whether the thing is there.
+            404 | 409 | 410 | 412 => Class::Transient { after },
+            _ if is_damage(status, message) => Class::TRANSIENT,
+            _ => Class::of_status(status, after),
+        };
+        Self::Call(CallError::Refused {
             what: what.to_owned(),
+            service: SERVICE,
             status,
-            reason: reason.to_owned(),
-            said: remark(message),
-            advice: match status {
-                401 => {
-                    "; the key in GOOGLE_APPLICATION_CREDENTIALS is not accepted: it was deleted or disabled, or this \
-                     machine's clock is wrong"
-                }
-                403 if !passing => {
-                    "; the account in GOOGLE_APPLICATION_CREDENTIALS needs a role that permits this (docs/gcp.md)"
-                }
-                _ => "",
-            },
-            after,
-        }
+            code: reason.to_owned(),
+            said: format!("{status}{}{advice}", remark(message)),
+            class,
+        })
     }
 
     /// From an operation that has ended.
@@ -255,31 +215,35 @@ impl Error {
             }
             _ => "",
         };
-        Self::Operation {
+        let class = match code {
+            _ if PASSING_CODES.contains(&code) || code == EXISTS => Class::TRANSIENT,
+            _ => Class::of_status(status, None),
+        };
+        Self::Call(CallError::Operation {
             what: what.to_owned(),
             code: code.to_owned(),
-            said: remark(message) + advice,
-            status,
-        }
+            said: format!("failed: {code}{}{advice}", remark(message)),
+            class,
+        })
     }
 
     /// Whether the service does not know the thing, or knows it no more.
     pub(super) fn is_absent(&self) -> bool {
-        matches!(self, Self::Status { status: 404 | 410, .. })
+        matches!(self, Self::Call(call) if matches!(call.status(), Some(404 | 410)))
     }
 
     /// Whether the name is taken, as of a moment ago.
     pub(super) fn is_conflict(&self) -> bool {
         match self {
-            Self::Status { status: 409 | 412, .. } => true,
-            Self::Operation { code, .. } => code == "RESOURCE_ALREADY_EXISTS",
+            Self::Call(CallError::Refused { status: 409 | 412, .. }) => true,
+            Self::Call(CallError::Operation { code, .. }) => code == EXISTS,
             _ => false,
         }
     }
 
     /// Whether what arrived has another checksum than what was sent.
     fn is_damage(&self) -> bool {
-        matches!(self, Self::Status { status: 400, said, .. } if said.contains("CRC32C"))
+        matches!(self, Self::Call(CallError::Refused { status, said, .. }) if is_damage(*status, said))
     }
 
     /// The class for one call: what only another look at the whole can mend is not asked for again as it is.
@@ -298,30 +262,16 @@ impl Classified for Error {
             Self::Credentials { .. } | Self::Client(_) | Self::Http(_) | Self::NoBucket(_) => Class::Everything,
             Self::Token(error) if error.is_transient() => Class::TRANSIENT,
             Self::Token(_) => Class::Everything,
-            Self::Status { reason, after, .. } if PASSING_REASONS.contains(&reason.as_str()) => {
-                Class::Transient { after: *after }
-            }
-            // What was there a moment ago, or was not: the next look tells.
-            Self::Status {
-                status: 404 | 409 | 410 | 412,
-                after,
-                ..
-            } => Class::Transient { after: *after },
-            Self::Status { .. } if self.is_damage() => Class::TRANSIENT,
-            Self::Status { status, after, .. } => Class::of_status(*status, *after),
-            Self::Operation { code, .. } if PASSING_CODES.contains(&code.as_str()) => Class::TRANSIENT,
-            Self::Operation { .. } if self.is_conflict() => Class::TRANSIENT,
-            Self::Operation { status, .. } => Class::of_status(*status, None),
-            Self::Lost { .. }
-            | Self::Silent { .. }
-            | Self::Unfinished { .. }
-            | Self::Odd { .. }
-            | Self::Damaged { .. }
-            | Self::Vanished(_)
-            | Self::Partial { .. } => Class::TRANSIENT,
+            Self::Call(call) => call.class(),
+            Self::Damaged { .. } | Self::Vanished(_) | Self::Partial { .. } => Class::TRANSIENT,
             Self::Taken { .. } | Self::Foreign { .. } | Self::Ruined { .. } | Self::NotAnImage(_) => Class::Deliverable,
         }
     }
+}
+
+/// Whether a refusal says that what arrived has another checksum than what was sent.
+fn is_damage(status: u16, said: &str) -> bool {
+    status == 400 && said.contains("CRC32C")
 }
 
 #[derive(Deserialize, Default)]

@@ -8,14 +8,17 @@ use google_cloud_compute_v1::model::guest_os_feature::Type;
 use google_cloud_compute_v1::model::image::{Architecture, RawDisk, Status};
 use jiff::Timestamp;
 
-use super::client::{Cloud, Pauses, deprecated};
+use super::client::{Cloud, OPERATION_LIMIT, deprecated};
 use super::error::Error;
 use super::inventory::{State, deprecation};
 use super::{labels, upload};
 use crate::base::failure::{Class, Failure};
 use crate::model::compose::Image;
+use crate::model::mark::{Mark, OWNER};
+use crate::model::outcome::Origin;
 use crate::model::select::{Deliverable, Target};
-use crate::providers::contract::{Mark, OWNER, Origin, Task};
+use crate::providers::contract::Task;
+use crate::providers::poll::Pace;
 
 /// What both architectures' kernels can do.
 const FEATURES: [Type; 2] = [Type::UefiCompatible, Type::Gvnic];
@@ -97,7 +100,7 @@ impl<'a> Wanted<'a> {
     /// What is there, once it is no longer being made.
     async fn look(&self, cloud: &Cloud) -> Result<Found, Error> {
         let what = format!("wait for image {}", self.name);
-        let mut pauses = Pauses::new();
+        let mut pauses = Pace::within(OPERATION_LIMIT);
         loop {
             let Some(image) = cloud.image(self.name).await? else {
                 return Ok(Found::Nothing);
@@ -113,7 +116,7 @@ impl<'a> Wanted<'a> {
                     return Ok(Found::Problem(image.id.unwrap_or_default()));
                 }
                 // Being made or unmade, perhaps by another process.
-                _ => pauses.next(&what).await?,
+                _ => pauses.pause(&what, None).await?,
             }
         }
     }

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use super::error::Error;
 use super::labels;
 use crate::model::compose::release::Stage;
-use crate::providers::contract::OWNER;
+use crate::model::mark::OWNER;
 
 /// What the names of the former service's images begin with, as ours do. The project may have others of other people.
 const FORMER: &str = "fedora-cloud-";

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use crate::providers::contract::Mark;
+use crate::model::mark::Mark;
 
 /// Who looks after an image. Google's other users have such a label, too.
 pub(super) const OWNER: &str = "owner";

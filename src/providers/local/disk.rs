@@ -11,14 +11,21 @@ use std::thread;
 
 use tokio::sync::mpsc;
 
+use super::stamp::{Live, Stamp, mark_of};
 use super::{Error, at, beside};
 use crate::base::failure::Failure;
 use crate::base::metrics;
 use crate::images::source::{Chunk, Content, Form, Source};
 use crate::model::compose::Image;
+use crate::model::mark::Mark;
+use crate::model::outcome::Origin;
 use crate::model::select::Deliverable;
-use crate::providers::contract::{Mark, Origin, Task};
+use crate::providers::contract::Task;
 
+/// The disk's length in its mark, in bytes.
+const SIZE: &str = "file-size";
+/// The disk's time of modification in its mark.
+const MODIFIED: &str = "file-modified";
 /// Pieces that wait for the file system.
 const QUEUE: usize = 4;
 /// Bytes after which the file system is asked to write to the device: what it keeps is waited for in the end.
@@ -27,7 +34,7 @@ const WRITE_BACK: u64 = 64 << 20;
 /// Writes the disk under a temporary name, unless it is there.
 pub(super) async fn stage(path: &Path, deliverable: &Deliverable, task: &Task) -> Result<Origin, Failure> {
     let image = &deliverable.images[0];
-    if is_live(path, &image.sha256)? {
+    if live(path, &image.sha256)? == Live::Whole {
         return Ok(Origin::Found);
     }
     let staged = staged(path, &image.sha256);
@@ -54,19 +61,24 @@ pub(super) async fn stage(path: &Path, deliverable: &Deliverable, task: &Task) -
 /// Gives the disk its name.
 pub(super) fn release(path: &Path, deliverable: &Deliverable) -> Result<(), Error> {
     let image = &deliverable.images[0];
-    if is_live(path, &image.sha256)? {
+    if live(path, &image.sha256)? == Live::Whole {
         return Ok(());
     }
+    let staged = staged(path, &image.sha256);
+    let stamp = Stamp::of(&staged).map_err(at(&staged))?;
     let mark = mark_of(path);
-    let text = serde_json::json!(Mark::of(deliverable, Some(image)).encode(""));
+    let mut values = Mark::of(deliverable, Some(image)).encode("");
+    values.insert(SIZE.to_owned(), stamp.size.to_string());
+    values.insert(MODIFIED.to_owned(), stamp.modified);
+    let text = serde_json::json!(values);
     fs::write(&mark, format!("{text:#}\n")).map_err(at(&mark))?;
-    fs::rename(staged(path, &image.sha256), path).map_err(at(path))
+    fs::rename(&staged, path).map_err(at(path))
 }
 
-/// Whether the disk is there and made of this image.
-fn is_live(path: &Path, sha256: &str) -> Result<bool, Error> {
+/// Looks for the disk that is made of this image.
+fn live(path: &Path, sha256: &str) -> Result<Live, Error> {
     if !path.try_exists().map_err(at(path))? {
-        return Ok(false);
+        return Ok(Live::Absent);
     }
     let mark = mark_of(path);
     let values: BTreeMap<String, String> = match fs::read(&mark) {
@@ -76,7 +88,11 @@ fn is_live(path: &Path, sha256: &str) -> Result<bool, Error> {
     };
     let found = Mark::decode("", &values).and_then(|mark| mark.image_sha256);
     if found.as_deref() == Some(sha256) {
-        return Ok(true);
+        let now = Stamp::of(path).map_err(at(path))?;
+        // Marks of earlier versions do not have them.
+        let differs = |name: &str, now: &str| values.get(name).is_some_and(|then| then != now);
+        let changed = differs(SIZE, &now.size.to_string()) || differs(MODIFIED, &now.modified);
+        return Ok(Live::unless_changed(path, changed));
     }
     Err(Error::Taken {
         path: path.to_owned(),
@@ -88,11 +104,6 @@ fn is_live(path: &Path, sha256: &str) -> Result<bool, Error> {
 /// The digest in the name says what it is made of, so that another process can go on with it.
 fn staged(path: &Path, sha256: &str) -> PathBuf {
     beside(path, &format!("{sha256}.staged"))
-}
-
-fn mark_of(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{name}.mark.json"))
 }
 
 /// The form that the row of an image promises.

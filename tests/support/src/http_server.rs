@@ -49,15 +49,9 @@ impl HttpServer {
 
     /// Serves `router` by TLS as this server.
     pub async fn start_tls(router: Router, identity: &Identity) -> Result<Self> {
-        let chain = vec![CertificateDer::from_pem_slice(identity.cert.as_bytes())?];
-        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)?;
         let listener = TlsListener {
             tcp: listen().await?,
-            acceptor: TlsAcceptor::from(Arc::new(config)),
+            acceptor: acceptor(identity)?,
         };
         let address = listener.tcp.local_addr()?;
         let task = tokio::spawn(async move {
@@ -74,6 +68,17 @@ impl HttpServer {
     pub fn url(&self) -> String {
         format!("{}://{}", self.scheme, self.address)
     }
+}
+
+/// Accepts TLS connections as this server.
+pub(crate) fn acceptor(identity: &Identity) -> Result<TlsAcceptor> {
+    let chain = vec![CertificateDer::from_pem_slice(identity.cert.as_bytes())?];
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 async fn listen() -> Result<TcpListener> {

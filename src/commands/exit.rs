@@ -1,0 +1,55 @@
+//! How the process ends.
+//!
+//! The codes of a lost or refused broker are those of the fedora-messaging client, so that scripts around it keep working.
+
+use crate::base::failure::Failure;
+use crate::config::{Problem, Problems};
+
+/// Publishing failed.
+pub const FAILED: u8 = 1;
+/// A bad option or configuration, or an invalid message.
+pub const USAGE: u8 = 2;
+
+/// An error and the exit code it ends with.
+#[derive(Debug)]
+pub struct Stop {
+    /// The exit code.
+    pub code: u8,
+    /// Reads as a sentence of its own.
+    pub error: anyhow::Error,
+}
+
+impl Stop {
+    /// An error of the operator's: a bad option or configuration, or an invalid message.
+    #[must_use]
+    pub fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            code: USAGE,
+            error: error.into(),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Self { code: FAILED, error }
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        anyhow::anyhow!("failed to {failure}").into()
+    }
+}
+
+/// Refuses a configuration with problems, all of them named.
+///
+/// # Errors
+///
+/// [`USAGE`], if there is any problem.
+pub fn no_problems(problems: Vec<Problem>) -> Result<(), Stop> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Stop::usage(Problems::new(problems)))
+}
