@@ -26,12 +26,14 @@ pub mod model {
 
 /// The images themselves: bytes in, verified chunks and facts out.
 pub mod images {
+    pub mod disk;
+    mod gzip;
+    mod magic;
     #[cfg(any(feature = "container", feature = "local"))]
     pub mod oci;
     pub mod signature;
     pub mod source;
     mod tarball;
-    #[cfg(feature = "azure")]
     pub mod vhd;
     mod xz;
 }

@@ -15,7 +15,7 @@ use cloud_image_uploader::model::compose::ComposeId;
 use cloud_image_uploader::model::compose::release::Releases;
 use cloud_image_uploader::model::outcome::{self, Place};
 use cloud_image_uploader::publish::prepare::prepare;
-use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, xz};
+use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, noise, xz};
 use cloud_image_uploader_test_support::fedora_messaging::FedoraMessaging;
 use cloud_image_uploader_test_support::files::{Fault, Files};
 #[cfg(feature = "mail")]
@@ -387,9 +387,19 @@ async fn a_failure_is_mailed_once() {
             "Cloud_Base",
             "x86_64",
             "good.raw.xz",
-            xz(b"disk"),
+            xz(&noise(1, 512)),
         ))
-        .image(Row::new("raw-xz", "raw.xz", "Cloud_Base", "aarch64", "bad.raw.xz", xz(b"disk")).wrong_checksum());
+        .image(
+            Row::new(
+                "raw-xz",
+                "raw.xz",
+                "Cloud_Base",
+                "aarch64",
+                "bad.raw.xz",
+                xz(&noise(1, 512)),
+            )
+            .wrong_checksum(),
+        );
     compose.write(&folder.path().join("compose")).unwrap();
     std::fs::write(
         folder.path().join("message.json"),

@@ -1,6 +1,6 @@
 //! Images that cannot be published leave nothing behind.
 
-use cloud_image_uploader_test_support::archive::sha256;
+use cloud_image_uploader_test_support::archive::{noise, sha256};
 use cloud_image_uploader_test_support::aws::{Effect, Fault};
 
 use crate::world::*;
@@ -14,6 +14,34 @@ async fn a_corrupted_image_leaves_nothing() {
         assert_eq!(exit.code, Some(1), "{}", exit.stderr);
         assert!(exit.stderr.contains("its SHA-256 is"), "{}", exit.stderr);
         world.assert_nothing();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_disk_are_not_registered() {
+    let mut unbootable = disk("x86_64");
+    unbootable[511] = 0;
+    let mut bzip2 = row("x86_64", &disk("x86_64"));
+    bzip2.bytes[..10].copy_from_slice(b"BZh91AY&SY");
+    for (row, said) in [
+        (
+            row("x86_64", &unbootable),
+            "its first sector does not end with the boot signature 55 AA",
+        ),
+        (
+            row("x86_64", &noise(1, (6 << 20) + 100)),
+            "which are not whole sectors of 512",
+        ),
+        (row("x86_64", b""), "it is empty"),
+        (bzip2, "it is bzip2, which is not supported"),
+    ] {
+        for method in Method::ALL {
+            let world = World::with(&TWO, method, vec![row.clone()]).await;
+            let exit = world.publish().await;
+            assert_eq!(exit.code, Some(1), "{said}: {}", exit.stderr);
+            assert!(exit.stderr.contains(said), "{said}: {}", exit.stderr);
+            world.assert_nothing();
+        }
     }
 }
 

@@ -65,7 +65,7 @@ pub fn disk(arch: &str) -> Vec<u8> {
     let seed = if arch == "x86_64" { 1 } else { 2 };
     let mut disk = noise(seed, 3 << 20);
     disk.resize(16 << 20, 0);
-    disk.extend(noise(seed + 2, (1 << 20) + 1000));
+    disk.extend(noise(seed + 2, (1 << 20) + 1024));
     disk
 }
 

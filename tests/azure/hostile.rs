@@ -26,6 +26,9 @@ async fn a_bad_image_is_not_imported() {
         seal(&mut disk[end..]);
         disk
     };
+    let unbootable = with(511, &[0]);
+    let mut bzip2 = row("x86_64", &good);
+    bzip2.bytes[..10].copy_from_slice(b"BZh91AY&SY");
     let mut truncated = row("x86_64", &good);
     let stored = truncated.bytes.len();
     truncated.bytes.truncate(stored - 1000);
@@ -61,6 +64,19 @@ async fn a_bad_image_is_not_imported() {
             "the footer says that the disk has 1048576 bytes",
         ),
         ("misaligned", row("x86_64", &misaligned), "must be a multiple of 1 MiB"),
+        (
+            "no boot signature",
+            row("x86_64", &unbootable),
+            "its first sector does not end with the boot signature 55 AA",
+        ),
+        ("qcow2", row("x86_64", &with(0, b"QFI\xfb")), "it is a qcow2 image"),
+        ("nothing", row("x86_64", b""), "it is empty"),
+        (
+            "an odd length",
+            row("x86_64", &noise(1, 5000)),
+            "it has 5000 bytes, which are not whole sectors",
+        ),
+        ("bzip2", bzip2, "it is bzip2, which is not supported"),
         ("truncated", cut(truncated.clone()), "according to the metadata"),
         ("truncated, and the metadata agree", truncated, "decompress"),
         ("checksum of the image", corrupt, "SHA-256"),

@@ -156,7 +156,7 @@ async fn every_form_of_operation_is_followed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raw_disk_gets_padding_and_footer() {
     let world = World::new(&["eastus"]).await;
-    let raw = noise(7, (3 << 20) + 1000);
+    let raw = noise(7, (3 << 20) + 1024);
     world.compose(vec![row("x86_64", &raw)]);
     let exit = world.reconsume(&[]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);

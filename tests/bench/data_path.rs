@@ -56,6 +56,7 @@ fn main() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut disk = text(USED);
     disk.resize(DISK, 0);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
     let parallel = xz_blocks(&disk, BLOCK);
     let single = xz_blocks(&disk, DISK as u64);
     drop(disk);

@@ -97,8 +97,8 @@ pub async fn run(sources: &Sources, image: &Image, shape: Shape, sink: &str) -> 
 async fn open(sources: &Sources, image: &Image, shape: Shape) -> Result<Chunks> {
     let source = sources.source(image);
     Ok(match shape {
-        Shape::Dense => source.open(Form::Decompressed).await?,
-        Shape::Nothing | Shape::Ebs | Shape::Pages => source.open_unordered().await?,
+        Shape::Dense => source.open(Form::Raw).await?,
+        Shape::Nothing | Shape::Ebs | Shape::Pages => source.open_unordered(Form::Raw).await?,
     })
 }
 

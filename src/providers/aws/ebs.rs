@@ -29,7 +29,7 @@ use super::spec::{AmiSpec, CreatedBy};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::base::metrics;
 use crate::base::retry::{self, Policy};
-use crate::images::source::{CHUNK, Content, Source};
+use crate::images::source::{CHUNK, Content, Form, Source};
 use crate::providers::poll::Status;
 
 /// Volumes come in whole GiB.
@@ -177,7 +177,7 @@ async fn put_all(
     memory: &Arc<Semaphore>,
 ) -> Result<BTreeMap<i32, [u8; 32]>, Failure> {
     let interrupted = || Error::Interrupted(source.image().path.clone());
-    let mut chunks = source.open_unordered().await?;
+    let mut chunks = source.open_unordered(Form::Raw).await?;
     let mut blocks = BTreeMap::new();
     let mut putting: JoinSet<(i32, [u8; 32])> = JoinSet::new();
     let mut keep = |put: Result<(i32, [u8; 32]), JoinError>| -> Result<(), Error> {

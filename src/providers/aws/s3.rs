@@ -206,7 +206,7 @@ impl Object {
         memory: &Arc<Semaphore>,
     ) -> Result<Vec<CompletedPart>, Failure> {
         let present = Arc::new(self.present(upload).await?);
-        let mut chunks = source.open(Form::Decompressed).await?;
+        let mut chunks = source.open(Form::Raw).await?;
         let mut sent: BTreeMap<i32, CompletedPart> = BTreeMap::new();
         let mut sending = JoinSet::new();
         let mut ended = false;

@@ -12,7 +12,7 @@ use super::error::Error;
 use super::pages::{Pages, Write};
 use crate::base::failure::Failure;
 use crate::base::retry;
-use crate::images::source::Source;
+use crate::images::source::{Form, Source};
 use crate::images::vhd;
 use crate::model::mark::Mark;
 
@@ -59,7 +59,7 @@ async fn send(claim: &Arc<Claim>, source: &Source, size: u64, slots: &Arc<Semaph
         path: source.image().path.clone(),
         reason,
     };
-    let mut chunks = source.open_unordered().await?;
+    let mut chunks = source.open_unordered(Form::RawOrVhd).await?;
     let mut pages = Pages::new(size);
     let mut writes = JoinSet::new();
     while let Some(chunk) = chunks.next().await? {

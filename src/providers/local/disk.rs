@@ -15,7 +15,8 @@ use super::stamp::{Live, Stamp, mark_of};
 use super::{Error, at, beside};
 use crate::base::failure::Failure;
 use crate::base::metrics;
-use crate::images::source::{Chunk, Content};
+use crate::images::source::{Chunk, Content, Form, Source};
+use crate::model::compose::Image;
 use crate::model::mark::Mark;
 use crate::model::outcome::Origin;
 use crate::model::select::Deliverable;
@@ -43,7 +44,7 @@ pub(super) async fn stage(path: &Path, deliverable: &Deliverable, task: &Task) -
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder).map_err(at(folder))?;
     let partial = beside(path, "partial");
-    let written = write(&partial, task.source(image), image.size).await;
+    let written = write(&partial, task.source(image), form(image), image.size).await;
     if let Err(failure) = written {
         // A leftover is overwritten by the next attempt; failing to remove it must not hide the cause.
         if let Err(error) = fs::remove_file(&partial)
@@ -105,8 +106,17 @@ fn staged(path: &Path, sha256: &str) -> PathBuf {
     beside(path, &format!("{sha256}.staged"))
 }
 
-async fn write(path: &Path, source: crate::images::source::Source, stored: u64) -> Result<(), Failure> {
-    let mut chunks = source.open_unordered().await?;
+/// The form that the row of an image promises.
+fn form(image: &Image) -> Form {
+    match image.kind.as_str() {
+        "vhd-compressed" => Form::Vhd,
+        "tar-gz" | "docker" => Form::Tar,
+        _ => Form::Raw,
+    }
+}
+
+async fn write(path: &Path, source: Source, form: Form, stored: u64) -> Result<(), Failure> {
+    let mut chunks = source.open_unordered(form).await?;
     tracing::info!(stored_bytes = stored, "writing {}", path.display());
     let (sender, receiver) = mpsc::channel(QUEUE);
     let file = path.to_owned();
