@@ -17,7 +17,7 @@ pub(super) struct Members<R> {
 enum State<R> {
     /// A member may follow; the flag says whether one came before.
     Between(R, bool),
-    Member(GzDecoder<R>),
+    Member(Box<GzDecoder<R>>),
     Ended,
 }
 
@@ -36,7 +36,7 @@ impl<R: BufRead> Members<R> {
                 skip_zeros(file)?;
                 Ok(State::Ended)
             }
-            [0x1f] | [0x1f, 0x8b, ..] => Ok(State::Member(GzDecoder::new(file))),
+            [0x1f] | [0x1f, 0x8b, ..] => Ok(State::Member(Box::new(GzDecoder::new(file)))),
             _ if is_later => Err(invalid("something that is not gzip follows the data")),
             first => Err(match magic::foreign(first) {
                 Some(name) => invalid(format!("it is {name}")),

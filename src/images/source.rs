@@ -71,7 +71,7 @@ pub enum Form {
 impl Form {
     /// The look that is taken at what comes out.
     fn watch(self) -> Watch {
-        let disk = |kind| Watch::Disk(Inspection::new(kind));
+        let disk = |kind| Watch::Disk(Box::new(Inspection::new(kind)));
         match self {
             // A tarball is watched where it is decompressed.
             Self::Stored | Self::Decompressed | Self::Tarball => Watch::Nothing,
@@ -283,7 +283,7 @@ enum Pieces {
 #[derive(Debug)]
 enum Watch {
     Nothing,
-    Disk(Inspection),
+    Disk(Box<Inspection>),
     Tar(io::Result<Box<Archive>>),
 }
 

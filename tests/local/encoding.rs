@@ -15,6 +15,9 @@ use cloud_image_uploader_test_support::http_server::HttpServer;
 
 use crate::{COMPOSE, Desk, assert_complete, compose, disk_row};
 
+/// Packs the bytes of a document or a disk.
+type Packing = fn(Vec<u8>) -> Vec<u8>;
+
 /// A server of a folder: metadata comes as `pack` makes it and is labelled so; a file that is compressed already is
 /// labelled and comes as it is.
 async fn serve(folder: PathBuf, label: &'static str, pack: fn(Vec<u8>) -> Vec<u8>) -> HttpServer {
@@ -40,7 +43,7 @@ async fn serve(folder: PathBuf, label: &'static str, pack: fn(Vec<u8>) -> Vec<u8
 
 #[tokio::test]
 async fn metadata_that_comes_compressed_is_read_and_a_compressed_file_stays_one() {
-    let pack: [(&str, fn(Vec<u8>) -> Vec<u8>); 5] = [
+    let pack: [(&str, Packing); 5] = [
         ("gzip", |bytes| gzip(&bytes)),
         ("X-GZIP", |bytes| gzip(&bytes)),
         ("identity", |bytes| bytes),
@@ -76,7 +79,7 @@ async fn metadata_that_comes_compressed_is_read_and_a_compressed_file_stays_one(
 
 #[tokio::test]
 async fn metadata_that_does_not_decode_is_refused_at_once() {
-    let table: [(&str, fn(Vec<u8>) -> Vec<u8>, &str); 4] = [
+    let table: [(&str, Packing, &str); 4] = [
         (
             "gzip",
             |bytes| gzip(&bytes)[..200].to_vec(),

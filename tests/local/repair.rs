@@ -136,7 +136,8 @@ async fn a_disk_or_layout_that_was_damaged_is_written_again() {
     let index = format!("{layout}/index.json");
     let truncate = |path: &Path| fs::File::options().write(true).open(path).unwrap().set_len(0).unwrap();
     let remove = |path: &Path| fs::remove_file(path).unwrap();
-    let damages: [(&str, &dyn Fn(&Path)); 5] = [
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let damages: [(&str, Damage<'_>); 5] = [
         (&disk_path("x86_64"), &corrupt),
         (&disk_path("aarch64"), &truncate),
         (&blob, &corrupt),
