@@ -1,8 +1,8 @@
-//! Build script: tells the program its version.
+//! Build script: finds the version for `--version`.
 //!
-//! The first of these that is there:
+//! The first of these that exists:
 //! 1. the variable `CLOUD_IMAGE_UPLOADER_VERSION`, for those who build without git and know better than 3;
-//! 2. git's word, in a checkout: `1.2.0` on the tag `v1.2.0`, `1.2.0-3-g0123abc` three commits later, and before any tag
+//! 2. git's description, in a checkout: `1.2.0` on the tag `v1.2.0`, `1.2.0-3-g0123abc` three commits later, and before any tag
 //!    the version of `Cargo.toml` with the commit;
 //! 3. the version in `Cargo.toml`.
 
@@ -29,8 +29,8 @@ fn of_git(package: &str) -> Option<String> {
     if Path::new(&top).canonicalize().ok()? != Path::new(env!("CARGO_MANIFEST_DIR")).canonicalize().ok()? {
         return None;
     }
-    // Tags and the branch in use, but not every commit: with that, each commit would build everything anew. So a build
-    // that is not a fresh one may name an earlier commit.
+    // Tags and the branch in use, but not every commit: with that, each commit would build everything again. So a build
+    // in a used folder may name an earlier commit.
     for path in ["HEAD", "packed-refs", "refs/tags"] {
         let path = git(&["rev-parse", "--git-path", path])?;
         // cargo takes a path that is not there for one that has changed.

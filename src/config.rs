@@ -13,6 +13,7 @@ use url::Url;
 
 use crate::base::http::Hosts;
 use crate::base::resource::Resource;
+use crate::model::target::{Publisher, Rules};
 
 pub use environment::Environment;
 pub use logging::Logging;
@@ -32,7 +33,7 @@ mod problem;
 mod reader;
 mod value;
 
-/// Where the file is, if nobody says otherwise.
+/// The file that is read where neither option nor variable names one.
 const DEFAULT_PATH: &str = "/etc/fedora-messaging/config.toml";
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -122,6 +123,22 @@ pub enum Provider {
     Local(local::Local),
 }
 
+/// The questions that every provider's section answers.
+trait Section {
+    /// The section's key in `consumer_config`.
+    fn name(&self) -> &'static str;
+    /// The key of the same name.
+    fn publish_amqp_messages(&self) -> bool;
+    /// Every place an image goes to, in the order of the file.
+    fn locations(&self) -> Vec<String>;
+    /// The rows that are published, and their names.
+    fn rules(&self) -> Box<dyn Rules>;
+    /// Everything that publishing needs from the environment, and that is missing there.
+    fn check(&self, _env: &Environment, _file: &Path) -> Vec<Problem> {
+        Vec::new()
+    }
+}
+
 impl Config {
     /// Which file to load: the option, else the variable `FEDORA_MESSAGING_CONF`, else the
     /// default place.
@@ -196,13 +213,7 @@ impl Config {
 
     /// The part of [`Config::check_environment`] that only publishing needs.
     pub fn check_provider(&self, env: &Environment) -> Vec<Problem> {
-        match &self.provider {
-            Provider::Aws(aws) => aws.check_environment(env, &self.path),
-            Provider::Azure(azure) => azure.credentials(env, &self.path).err().unwrap_or_default(),
-            Provider::Gcp(gcp) => gcp.check_environment(env, &self.path),
-            Provider::Container(container) => container.check_environment(env, &self.path),
-            Provider::Local(_) => Vec::new(),
-        }
+        self.provider.section().check(env, &self.path)
     }
 }
 
@@ -281,47 +292,42 @@ impl Service {
 }
 
 impl Provider {
+    /// The answers that every section has.
+    fn section(&self) -> &dyn Section {
+        match self {
+            Self::Aws(aws) => aws,
+            Self::Azure(azure) => azure,
+            Self::Gcp(gcp) => gcp,
+            Self::Container(container) => container,
+            Self::Local(local) => local,
+        }
+    }
+
     /// The name of the section: `aws`, `azure`, `gcp`, `container`, or `local`.
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::Aws(_) => "aws",
-            Self::Azure(_) => "azure",
-            Self::Gcp(_) => "gcp",
-            Self::Container(_) => "container",
-            Self::Local(_) => "local",
-        }
+        self.section().name()
     }
 
     /// Whether notifications are sent.
     pub fn publish_amqp_messages(&self) -> bool {
-        match self {
-            Self::Aws(aws) => aws.publish_amqp_messages,
-            Self::Azure(azure) => azure.publish_amqp_messages,
-            Self::Gcp(gcp) => gcp.publish_amqp_messages,
-            Self::Container(container) => container.publish_amqp_messages,
-            Self::Local(local) => local.publish_amqp_messages,
-        }
+        self.section().publish_amqp_messages()
     }
 
     /// Every place an image goes to, by the name that notifications and `--location` use.
     pub fn locations(&self) -> Vec<String> {
-        match self {
-            Self::Aws(aws) => aws.regions(),
-            Self::Azure(azure) => {
-                let regions = azure.target_regions.iter();
-                regions.map(|region| region.name.clone()).collect()
-            }
-            Self::Gcp(gcp) => gcp.storage_locations.clone(),
-            Self::Container(container) => {
-                let registries = container.registries.iter();
-                registries.map(|registry| registry.url.clone()).collect()
-            }
-            Self::Local(local) => vec![local.directory.display().to_string()],
+        self.section().locations()
+    }
+
+    /// The locations, and the rules by which images are selected for them.
+    pub fn publisher(&self) -> Publisher {
+        Publisher {
+            locations: self.locations(),
+            rules: self.section().rules(),
         }
     }
 
     /// Reads the one provider section. Each section that is there is read, so that its own
-    /// problems are told together with there being one too many.
+    /// problems are reported together with the surplus of sections.
     fn read(table: &Table<'_>) -> Option<Self> {
         let sections = [
             section(table, "aws", |t| aws::Aws::read(t).map(Self::Aws)),

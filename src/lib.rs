@@ -17,19 +17,23 @@ pub mod base {
 /// Composes, images, and what becomes of them under which names. No I/O.
 pub mod model {
     pub mod compose;
+    pub mod deliverable;
     pub mod mark;
     pub mod outcome;
     pub mod select;
+    pub mod target;
 }
 
 /// The images themselves: bytes in, verified chunks and facts out.
 pub mod images {
+    pub mod disk;
+    mod gzip;
+    mod magic;
     #[cfg(any(feature = "container", feature = "local"))]
     pub mod oci;
     pub mod signature;
     pub mod source;
     mod tarball;
-    #[cfg(feature = "azure")]
     pub mod vhd;
     mod xz;
 }
@@ -41,6 +45,7 @@ pub mod messaging {
     pub mod broker;
     pub mod consumer;
     pub mod datagrepper;
+    pub mod jobs;
     pub mod message;
     pub mod notify;
 }

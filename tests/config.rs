@@ -25,7 +25,7 @@ fn load(path: &str) -> Config {
     Config::load(&file(path)).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-/// What `Config` holds apart from the file's name, and from a default that depends on the machine.
+/// The content of `Config` apart from the file's name, and from a default that depends on the machine.
 fn contents(mut config: Config) -> String {
     config.path = PathBuf::new();
     config.service.decode_threads = 0;
@@ -66,7 +66,7 @@ fn examples_state_the_defaults() {
     }
 }
 
-/// The former service's files mean the same here, and the examples say what those say.
+/// The previous service's files mean the same here, and the examples say what those say.
 #[test]
 fn production_files_load_unchanged() {
     for name in ["aws", "azure", "container", "gcp"] {

@@ -1,4 +1,4 @@
-//! What running needs beside the file: variables, certificates, credentials files.
+//! Requirements of running beside the file: variables, certificates, credentials files.
 
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
@@ -23,7 +23,7 @@ fn production(name: &str) -> Config {
     Config::parse(&text.expect("fixture"), Path::new("f")).expect("config")
 }
 
-/// What is missing for the provider, one printed problem a line.
+/// The things that the provider lacks, one printed problem a line.
 fn missing(config: &Config, variables: &[(&str, &str)]) -> String {
     let problems = config.check_provider(&env(variables)).into_iter();
     let lines: Vec<_> = problems.map(|problem| problem.to_string()).collect();

@@ -1,4 +1,4 @@
-//! What decoders remember, measured from outside. One test, so that nothing else is in this process.
+//! The memory of decoders' dictionaries, measured from outside. One test, so that nothing else is in this process.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panicking")]
 

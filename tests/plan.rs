@@ -1,4 +1,4 @@
-//! What is planned for real composes: names, topics, bodies, and sources, for every provider, offline.
+//! Plans of real composes: names, topics, bodies, and sources, for every provider, offline.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panicking")]
 
@@ -10,11 +10,12 @@ use cloud_image_uploader::base::http;
 use cloud_image_uploader::base::resource::Resource;
 use cloud_image_uploader::commands::plan::Plan;
 use cloud_image_uploader::config::{Config, Provider};
-use cloud_image_uploader::messaging::message::{Origin, Request};
+use cloud_image_uploader::messaging::message::{Request, RequestSource};
 use cloud_image_uploader::messaging::notify::Notice;
 use cloud_image_uploader::model::compose::release::Releases;
 use cloud_image_uploader::model::compose::{Compose, ComposeId, Family, Image, NotOurs, Row};
 use cloud_image_uploader::model::select::{Target, select};
+use cloud_image_uploader::model::target::azure::GalleryVersion;
 use cloud_image_uploader::publish::prepare::prepare;
 use serde_json::{Value, json};
 
@@ -45,7 +46,7 @@ async fn plan(provider_name: &str, compose: &str, label: Option<&str>) -> Value 
         location: Resource::Folder(fixtures().join("composes").join(compose)),
         label: label.map(str::to_owned),
         announced: jiff::Timestamp::now(),
-        origin: Origin::Message(String::new()),
+        origin: RequestSource::Message(String::new()),
     };
     let http = http::client().unwrap();
     let prepared = prepare(&http, &releases(), &provider(provider_name), &request, None).await;
@@ -112,7 +113,7 @@ async fn real_ami_names_and_topics_are_reproduced() {
     let real = &real["raw_messages"][0];
     let compose = compose("Fedora-42-20250312.0", Some("Beta-1.4"), "raw-xz", "raw.xz");
     let release = releases().of(&compose).await.unwrap();
-    let selection = select(&provider("aws"), &compose, &release, None);
+    let selection = select(&provider("aws").publisher(), &compose, &release, None);
     let deliverable = selection
         .deliverables
         .iter()
@@ -145,7 +146,7 @@ async fn real_ami_names_and_topics_are_reproduced() {
         let label = (id == "Fedora-41-20240911.0").then_some("Beta-1.2");
         let compose = self::compose(id, label, "raw-xz", "raw.xz");
         let release = releases().of(&compose).await.unwrap();
-        let names: Vec<_> = select(&provider("aws"), &compose, &release, None)
+        let names: Vec<_> = select(&provider("aws").publisher(), &compose, &release, None)
             .deliverables
             .iter()
             .map(|found| found.name())
@@ -237,7 +238,7 @@ async fn no_two_real_composes_share_a_name_in_a_cloud() {
         ] {
             let compose = compose(&id, label.as_deref(), kind, format);
             let release = releases.of(&compose).await.unwrap();
-            for deliverable in select(&provider(name), &compose, &release, None).deliverables {
+            for deliverable in select(&provider(name).publisher(), &compose, &release, None).deliverables {
                 let key = format!("{name} {}", deliverable.name());
                 if let Some(other) = seen.insert(key.clone(), id.clone()) {
                     panic!("{other} and {id} would both be {key}");
@@ -253,8 +254,8 @@ async fn no_two_real_composes_share_a_name_in_a_cloud() {
 /// The clouds' own rules for names.
 fn assert_is_legal(target: &Target) {
     match target {
-        Target::Ami { name } => assert!((3..=128).contains(&name.len()), "{name}"),
-        Target::GalleryVersion { version, .. } => {
+        Target::Aws(ami) => assert!((3..=128).contains(&ami.name.len()), "{}", ami.name),
+        Target::Azure(GalleryVersion { version, .. }) => {
             let numbers: Vec<u32> = version
                 .split('.')
                 .map(|part| part.parse().expect("an integer"))
@@ -262,13 +263,13 @@ fn assert_is_legal(target: &Target) {
             assert_eq!(numbers.len(), 3, "{version}");
             assert!(numbers.iter().all(|number| *number <= i32::MAX as u32), "{version}");
         }
-        Target::GceImage { name, family, .. } => {
-            for name in [name, family] {
+        Target::Gcp(image) => {
+            for name in [&image.name, &image.family] {
                 let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
                 assert!(name.len() <= 63 && name.chars().all(legal), "{name}");
             }
         }
-        Target::Repository { .. } | Target::Disk { .. } | Target::Layout { .. } => panic!("{target:?}"),
+        Target::Container(_) | Target::Local(_) => panic!("{target:?}"),
     }
 }
 
@@ -331,7 +332,7 @@ async fn eln_and_fedora_keep_to_their_repositories() {
             rows: rows.to_vec(),
         };
         let release = releases().of(&compose).await.unwrap();
-        let selection = select(&provider("container"), &compose, &release, None);
+        let selection = select(&provider("container").publisher(), &compose, &release, None);
         let notices = selection.deliverables.iter().map(Notice::planned);
         notices
             .map(|notice| (notice.topic, notice.body["tags"].clone()))
@@ -362,7 +363,7 @@ async fn eln_and_fedora_keep_to_their_repositories() {
     );
 }
 
-/// Two files for one architecture of a repository: nobody can tell which is meant, and the others go on.
+/// Two files for one architecture of a repository: either may be meant, so the repository is refused and the others are planned.
 #[tokio::test]
 async fn images_that_contradict_each_other_are_refused_alone() {
     let mut compose = compose("Fedora-Container-43-20251107.0", None, "container", "tar.xz");
@@ -377,7 +378,7 @@ async fn images_that_contradict_each_other_are_refused_alone() {
     twin.subvariant = "Container_Toolbox".to_owned();
     compose.rows.push(twin.into());
     let release = releases().of(&compose).await.unwrap();
-    let selection = select(&provider("container"), &compose, &release, None);
+    let selection = select(&provider("container").publisher(), &compose, &release, None);
     let names: Vec<_> = selection.deliverables.iter().map(|found| found.name()).collect();
     assert_eq!(names, ["fedora-toolbox"]);
     assert_eq!(selection.refused.len(), 1);

@@ -1,4 +1,4 @@
-//! What decoding holds in memory, measured from outside. One test, so that nothing else is in this process.
+//! The memory that decoding holds, measured from outside. One test, so that nothing else is in this process.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panicking")]
 
@@ -31,7 +31,7 @@ async fn all(images: &[&Stored], memory: u64, ordered: bool) {
         tasks.push(tokio::spawn(async move {
             let mut chunks = open(&source, ordered).await;
             started.wait().await;
-            // Whatever is decoded stays until then.
+            // All decoded bytes are held until then.
             steady(Duration::from_secs(20)).await;
             while chunks.next().await.unwrap().is_some() {}
         }));
@@ -48,9 +48,11 @@ async fn memory_is_bounded_whatever_the_images() {
     let single = Stored::new(&serial(&content, content.len(), 0, Check::Crc64, false));
     // Blocks larger than what may be decoded at once, and with a large dictionary.
     let large = Stored::new(&parallel(&content[..100 << 20], 96 * MIB, 8, Check::Crc64));
+    // The same with the dictionary of `xz -9`, two of which are held at a time.
+    let largest = Stored::new(&parallel(&content, 96 * MIB, 9, Check::Crc64));
     drop(content);
     // The stored files are in memory too, for the tests' convenience.
-    let own: u64 = [&blocks, &single, &large]
+    let own: u64 = [&blocks, &single, &large, &largest]
         .iter()
         .map(|stored| stored.image().size)
         .sum();
@@ -59,6 +61,8 @@ async fn memory_is_bounded_whatever_the_images() {
         (vec![&blocks], MEMORY, false, 256 * MIB),
         (vec![&single], MEMORY, true, 256 * MIB),
         (vec![&large], MEMORY, false, 256 * MIB),
+        (vec![&largest], MEMORY, false, 256 * MIB),
+        (vec![&largest; 2], MEMORY, false, 256 * MIB),
         (vec![&blocks; 4], MEMORY, false, MEMORY + BESIDE),
         (
             vec![&blocks, &blocks, &single, &large],

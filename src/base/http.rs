@@ -1,10 +1,12 @@
 //! The one HTTP client: time-outs, user agent, trust, and classes of its errors.
 
 use std::collections::BTreeSet;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{ACCEPT, HeaderMap, RETRY_AFTER};
+use flate2::read::MultiGzDecoder;
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Response};
 use url::Url;
 
@@ -17,11 +19,13 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 pub const SILENCE: Duration = Duration::from_secs(30);
 /// A call without an upload that takes longer than this has failed.
 pub const CALL: Duration = Duration::from_secs(60);
-/// Nobody is left alone for longer than this, whatever he wishes.
+/// Upper bound on a `Retry-After` that is honored.
 const LONGEST_WISH: Duration = Duration::from_secs(24 * 60 * 60);
 /// More redirects than this are a loop.
 const REDIRECTS: usize = 5;
-/// What is read of the reasons for a refusal. They fit into a few hundred bytes.
+/// The first bytes of every gzip file.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+/// Upper bound on the body of a refusal that is read. They fit into a few hundred bytes.
 const REFUSAL: usize = 64 << 10;
 
 /// The hosts that composes are read from: anybody's, unless some are named.
@@ -168,7 +172,7 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wish.min(LONGEST_WISH))
 }
 
-/// What a server says about its refusal: the body of its answer, as far as it came in time and is not too long.
+/// The body of a refusal, as far as it came in time and is not too long.
 pub async fn refusal(mut response: Response) -> Vec<u8> {
     let mut body = Vec::new();
     let read = async {
@@ -179,16 +183,19 @@ pub async fn refusal(mut response: Response) -> Vec<u8> {
             }
         }
     };
-    // The refused request may have had no limit: that of an upload has none. What has come until then will do.
+    // The refused request may have had no limit: that of an upload has none. The part that has come until then will do.
     let _ = tokio::time::timeout(SILENCE, read).await;
     body
 }
 
 /// Reads a small document into memory: one try, bounded in time and size.
 ///
+/// The document is asked for as it is. Some servers and caches send it compressed with gzip all the same.
+///
 /// # Errors
 ///
-/// No answer, an answer that is not a success, or one longer than `limit` bytes.
+/// No answer, an answer that is not a success, one that does not decode, or one longer than `limit` bytes, before or
+/// after decoding.
 pub async fn get(http: &Client, url: &Url, limit: u64) -> Result<Vec<u8>, GetError> {
     let lost = |source: reqwest::Error| GetError::Lost {
         url: url.to_string(),
@@ -197,6 +204,7 @@ pub async fn get(http: &Client, url: &Url, limit: u64) -> Result<Vec<u8>, GetErr
     let mut response = http
         .get(url.clone())
         .header(ACCEPT, "application/json")
+        .header(ACCEPT_ENCODING, "identity")
         .timeout(CALL)
         .send()
         .await
@@ -208,17 +216,59 @@ pub async fn get(http: &Client, url: &Url, limit: u64) -> Result<Vec<u8>, GetErr
             after: retry_after(response.headers()),
         });
     }
+    let too_long = || GetError::TooLong {
+        url: url.to_string(),
+        limit,
+    };
+    let is_gzip = is_gzip(response.headers()).map_err(|encoding| GetError::Encoding {
+        url: url.to_string(),
+        encoding,
+    })?;
     let mut body = Vec::new();
     while let Some(bytes) = response.chunk().await.map_err(lost)? {
         body.extend_from_slice(&bytes);
         if body.len() as u64 > limit {
-            return Err(GetError::TooLong {
-                url: url.to_string(),
-                limit,
-            });
+            return Err(too_long());
         }
     }
-    Ok(body)
+    // Some label what they have not compressed.
+    if !is_gzip || !body.starts_with(&GZIP) {
+        return Ok(body);
+    }
+    let mut document = Vec::new();
+    let decoded = MultiGzDecoder::new(&body[..])
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut document);
+    decoded.map_err(|source| GetError::Undecodable {
+        url: url.to_string(),
+        source,
+    })?;
+    if document.len() as u64 > limit {
+        return Err(too_long());
+    }
+    Ok(document)
+}
+
+/// Whether a document is compressed with gzip; otherwise it is not compressed.
+///
+/// # Errors
+///
+/// Any other `Content-Encoding`.
+fn is_gzip(headers: &HeaderMap) -> Result<bool, String> {
+    let mut encodings = Vec::new();
+    for value in headers.get_all(CONTENT_ENCODING) {
+        let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+        let names = text
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !matches!(*name, "" | "identity"));
+        encodings.extend(names.map(str::to_owned));
+    }
+    match &encodings[..] {
+        [] => Ok(false),
+        [one] if matches!(one.as_str(), "gzip" | "x-gzip") => Ok(true),
+        other => Err(other.join(", ").escape_debug().to_string()),
+    }
 }
 
 /// A document that could not be read.
@@ -227,7 +277,7 @@ pub enum GetError {
     /// No answer, or not all of it.
     #[error("get {url}")]
     Lost {
-        /// What was asked for.
+        /// The document.
         url: String,
         /// Why.
         source: reqwest::Error,
@@ -235,17 +285,33 @@ pub enum GetError {
     /// The server refused.
     #[error("get {url}: the server answered {status}")]
     Status {
-        /// What was asked for.
+        /// The document.
         url: String,
         /// The HTTP status.
         status: u16,
         /// The server's wish.
         after: Option<Duration>,
     },
+    /// A compression that was not asked for, other than gzip.
+    #[error("get {url}: the answer is encoded as {encoding}, and only gzip is supported")]
+    Encoding {
+        /// The document.
+        url: String,
+        /// The value of `Content-Encoding`.
+        encoding: String,
+    },
+    /// An answer that is labelled as gzip, begins so, and does not decode.
+    #[error("get {url}: decode the answer as gzip")]
+    Undecodable {
+        /// The document.
+        url: String,
+        /// The first thing that is wrong with it.
+        source: io::Error,
+    },
     /// More than anybody would write.
     #[error("get {url}: longer than {limit} bytes")]
     TooLong {
-        /// What was asked for.
+        /// The document.
         url: String,
         /// Bytes that are accepted.
         limit: u64,
@@ -257,7 +323,7 @@ impl Classified for GetError {
         match self {
             Self::Lost { source, .. } => class(source),
             Self::Status { status, after, .. } => Class::of_status(*status, *after),
-            Self::TooLong { .. } => Class::Deliverable,
+            Self::TooLong { .. } | Self::Encoding { .. } | Self::Undecodable { .. } => Class::Deliverable,
         }
     }
 }

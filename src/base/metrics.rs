@@ -1,4 +1,4 @@
-//! What is counted and measured, recorded where it happens and served at `/metrics`.
+//! Counters and measurements, recorded where the events happen and served at `/metrics`.
 //!
 //! Nothing outside this module names a metric. Where `[monitoring]` is not configured, nothing is recorded.
 
@@ -44,12 +44,12 @@ pub fn consuming(consuming: bool) {
     CONSUMING.gauge(&[]).set(if consuming { 1.0 } else { 0.0 });
 }
 
-/// So many things have to be mended.
+/// Sets the number of problems that an operator has to fix.
 pub fn trouble(count: usize) {
     TROUBLE.gauge(&[]).set(count as f64);
 }
 
-/// What the broker says of a queue.
+/// Records the broker's figures of a queue.
 pub fn queue(name: &str, ready: u32, consumers: u32) {
     QUEUE_READY.gauge(&[name]).set(ready);
     QUEUE_CONSUMERS.gauge(&[name]).set(consumers);
@@ -65,7 +65,7 @@ pub fn message(event: &str) {
     MESSAGES.counter(&[event]).increment(1);
 }
 
-/// A delivery concerns nobody.
+/// Counts an irrelevant delivery.
 pub fn ignored() {
     IGNORED.counter(&[]).increment(1);
 }
@@ -155,7 +155,8 @@ pub fn uploaded(bytes: u64) {
     UPLOADED.counter(&[]).increment(bytes);
 }
 
-/// A client certificate (PEM) is in use. One that cannot be read is somebody else's error.
+/// Records the expiry of a client certificate (PEM) in use. A certificate that cannot be read is ignored here: its user
+/// reports that.
 pub fn certificate(credential: &str, pem: &[u8]) {
     let own = Pem::iter_from_buffer(pem)
         .filter_map(Result::ok)

@@ -21,7 +21,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// Reads the location a broker's message gives: http(s) only, so that nobody can have files of this machine read.
+    /// Reads the location a broker's message gives: http(s) only, so that no message makes this machine's files public.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl Resource {
         }
     }
 
-    /// A file below this location. Whoever takes `path` from outside checks before that it stays below.
+    /// A file below this location. A caller that takes `path` from outside checks first that it stays below.
     #[must_use]
     pub fn join(&self, path: &str) -> Self {
         match self {
@@ -89,7 +89,7 @@ impl Resource {
         }
     }
 
-    /// Reads a small document whole. Passing failures are retried for about a minute; `what` names it in metrics.
+    /// Reads a small document whole. Transient failures are retried for about a minute; `what` names it in metrics.
     ///
     /// # Errors
     ///
@@ -184,7 +184,7 @@ impl Refused {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// It does not exist.
-    #[error("find {0}: there is no such thing")]
+    #[error("find {0}: it does not exist")]
     Missing(String),
     /// The server did not give it.
     #[error(transparent)]

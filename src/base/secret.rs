@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A password or token. `Debug` hides it and there is no `Display`, so it reaches a log only
-/// where somebody wrote [`Secret::expose`].
+/// where the code says [`Secret::expose`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 

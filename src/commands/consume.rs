@@ -102,3 +102,69 @@ async fn check_again(provider: Arc<dyn Publish>, health: Arc<Health>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::base::failure::Failure;
+    use crate::model::outcome::Outcome;
+    use crate::model::select::Deliverable;
+    use crate::providers::contract::Task;
+
+    /// A provider whose checks end like this, the last one first.
+    struct Checked(Mutex<Vec<Result<String, String>>>);
+
+    #[async_trait]
+    impl Publish for Checked {
+        async fn check(&self) -> Vec<Finding> {
+            let result = self.0.lock().unwrap().pop().unwrap();
+            vec![Finding {
+                subject: "bucket images".to_owned(),
+                result,
+            }]
+        }
+
+        async fn stage(&self, _: &Deliverable, _: &Task) -> Result<Outcome, Failure> {
+            Ok(Outcome::default())
+        }
+
+        async fn release(&self, _: &Deliverable, staged: Outcome, _: &Task) -> Result<Outcome, Failure> {
+            Ok(staged)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_check_is_repeated_until_it_succeeds() {
+        let later = Mutex::new(vec![Ok(String::new()), Err("still missing".to_owned())]);
+        let health = Arc::new(Health::default());
+        health.set_trouble(Trouble::Check, Some("bucket images: missing".to_owned()));
+        check_again(Arc::new(Checked(later)), health.clone()).await;
+        assert!(!health.has_trouble(&Trouble::Check));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_check_is_not_repeated_after_a_publication() {
+        let health = Arc::new(Health::default());
+        // This check panics.
+        check_again(Arc::new(Checked(Mutex::default())), health.clone()).await;
+        assert!(!health.has_trouble(&Trouble::Check));
+    }
+
+    #[test]
+    fn only_bad_findings_are_a_trouble() {
+        let finding = |result| Finding {
+            subject: "bucket images".to_owned(),
+            result,
+        };
+        assert_eq!(wrong(&[finding(Ok("eu-west-1".to_owned()))]), None);
+        let both = [Err("missing".to_owned()), Ok(String::new()), Err("refused".to_owned())].map(finding);
+        assert_eq!(
+            wrong(&both).as_deref(),
+            Some("bucket images: missing; bucket images: refused")
+        );
+    }
+}

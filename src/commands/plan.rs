@@ -12,7 +12,7 @@ use crate::base::retry;
 use crate::config::Config;
 use crate::messaging::message::{Intent, Reason};
 use crate::messaging::notify::Notice;
-use crate::model::select::{Deliverable, Only, Target};
+use crate::model::select::{Deliverable, Only};
 use crate::publish::prepare::{Prepared, prepare};
 use crate::publish::report::{Problem, Report};
 
@@ -106,7 +106,7 @@ impl Plan {
                 let mut table = plain_table(["Deliverable", "Details", "Architecture", "Size", "Image"]);
                 for deliverable in &prepared.selection.deliverables {
                     let mut name = deliverable.name();
-                    let mut details = details(deliverable);
+                    let mut details = deliverable.target.describe().details();
                     for image in &deliverable.images {
                         table.add_row([
                             std::mem::take(&mut name),
@@ -148,16 +148,6 @@ fn entry(deliverable: &Deliverable) -> Value {
         "body": notice.body,
         "sources": sources.collect::<Vec<_>>(),
     })
-}
-
-fn details(deliverable: &Deliverable) -> String {
-    match &deliverable.target {
-        Target::Repository { tags, .. } => format!("tags {}", tags.join(", ")),
-        Target::GceImage { family, .. } => format!("family {family}"),
-        Target::Ami { .. } | Target::GalleryVersion { .. } | Target::Disk { .. } | Target::Layout { .. } => {
-            String::new()
-        }
-    }
 }
 
 fn size(bytes: u64) -> String {

@@ -20,7 +20,7 @@ use crate::images::signature::Signatures;
 use crate::images::source::Sources;
 use crate::messaging::broker::Broker;
 use crate::messaging::datagrepper;
-use crate::messaging::message::{Intent, Message, Origin};
+use crate::messaging::message::{Intent, Message, RequestSource};
 use crate::messaging::notify::Notifier;
 use crate::model::compose::Compose;
 use crate::model::compose::release::Releases;
@@ -95,7 +95,7 @@ async fn read_request(http: &Client, config: &Config, subject: &Subject) -> Resu
         let hosts = &config.service.allowed_compose_hosts;
         location.within(hosts).map_err(Failure::from)?;
         let id = Compose::id_at(http, &location).await.map_err(Failure::from)?;
-        return Ok(Intent::of_compose(&id, location, Origin::Compose(url.clone())));
+        return Ok(Intent::of_compose(&id, location, RequestSource::Compose(url.clone())));
     }
     if let Some(path) = &subject.file {
         let text = std::fs::read(path)
@@ -108,7 +108,7 @@ async fn read_request(http: &Client, config: &Config, subject: &Subject) -> Resu
         let wish = wish
             .with_context(|| format!("failed to use {}", path.display()))
             .map_err(Stop::usage)?;
-        return Ok(wish.from(Origin::File(path.clone())));
+        return Ok(wish.from(RequestSource::File(path.clone())));
     }
     let id = subject.id.ok_or_else(|| Stop::usage(anyhow!("no message is named")))?;
     let service = subject
@@ -120,7 +120,7 @@ async fn read_request(http: &Client, config: &Config, subject: &Subject) -> Resu
             .wish(None)
             .with_context(|| format!("failed to use message {id}"))
             .map_err(Stop::usage)?
-            .from(Origin::Message(id.to_string()))),
+            .from(RequestSource::Message(id.to_string()))),
         Err(error @ datagrepper::Error::Fetch(_)) => Err(anyhow!("failed to {}", Chain(&error)).into()),
         Err(error) => Err(Stop::usage(anyhow!("failed to {}", Chain(&error)))),
     }

@@ -3,6 +3,10 @@
 //! Standard output carries results only, so logs go to standard error whatever `log_config` says; its levels are
 //! honoured.
 
+#[cfg(feature = "mail")]
+pub mod mail;
+#[cfg(not(feature = "mail"))]
+#[path = "telemetry/no_mail.rs"]
 pub mod mail;
 
 use std::io::{self, Write};

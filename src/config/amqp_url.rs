@@ -103,7 +103,7 @@ impl AmqpUrl {
     }
 
     /// The option `heartbeat` in seconds; 0 turns heartbeats off. Other options of the query string
-    /// are about connecting once and have no meaning for a client that connects for ever.
+    /// are about connecting once and have no meaning for a client that connects without end.
     pub fn heartbeat(&self) -> Option<u16> {
         self.heartbeat
     }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use super::Section;
 use super::environment::Environment;
 use super::problem::Problem;
 use super::reader::{Table, Value};
+use crate::model::target::{self, Rules};
 
 /// Where AMIs go and how they look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +105,28 @@ const BOOT_MODES: [(&str, BootMode); 3] = [
     ("uefi", BootMode::Uefi),
     ("uefi-preferred", BootMode::UefiPreferred),
 ];
+
+impl Section for Aws {
+    fn name(&self) -> &'static str {
+        "aws"
+    }
+
+    fn publish_amqp_messages(&self) -> bool {
+        self.publish_amqp_messages
+    }
+
+    fn locations(&self) -> Vec<String> {
+        self.regions()
+    }
+
+    fn rules(&self) -> Box<dyn Rules> {
+        Box::new(target::aws::AmiRules)
+    }
+
+    fn check(&self, env: &Environment, file: &Path) -> Vec<Problem> {
+        self.check_environment(env, file)
+    }
+}
 
 impl Aws {
     /// Every region an image goes to: the base region first, then the others as configured. This
@@ -260,7 +284,7 @@ fn device(value: &Value<'_>) -> Option<String> {
     value.matching(fits, "a device such as \"/dev/sda1\"")
 }
 
-/// Types a root volume can have without being told a number of operations per second.
+/// Types a root volume can have without a stated number of operations per second.
 fn volume_type(value: &Value<'_>) -> Option<String> {
     let types = ["gp3", "gp2", "standard"].map(|name| (name, name));
     value.one_of(&types).map(str::to_owned)

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
+use super::Section;
 use super::environment::Environment;
 use super::problem::Problem;
 use super::reader::{Table, Value};
 use crate::base::secret::Secret;
+use crate::model::target::{self, Rules};
 
 /// Where gallery versions go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +53,7 @@ pub struct TargetRegion {
     pub storage_account_type: String,
 }
 
-/// What the environment says about the account.
+/// The account, as the environment describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// `AZURE_SUBSCRIPTION_ID`
@@ -64,13 +66,35 @@ pub struct Credentials {
     pub proof: Proof,
 }
 
-/// What a token is asked for with.
+/// The credential that a token request sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
     /// `AZURE_SECRET` or `AZURE_CLIENT_SECRET`. Preferred when both are given, as in Azure's SDKs.
     Secret(Secret),
     /// `AZURE_FEDERATED_TOKEN_FILE`: workload identity; the file changes while the program runs.
     TokenFile(PathBuf),
+}
+
+impl Section for Azure {
+    fn name(&self) -> &'static str {
+        "azure"
+    }
+
+    fn publish_amqp_messages(&self) -> bool {
+        self.publish_amqp_messages
+    }
+
+    fn locations(&self) -> Vec<String> {
+        self.target_regions.iter().map(|region| region.name.clone()).collect()
+    }
+
+    fn rules(&self) -> Box<dyn Rules> {
+        Box::new(target::azure::GalleryRules)
+    }
+
+    fn check(&self, env: &Environment, file: &Path) -> Vec<Problem> {
+        self.credentials(env, file).err().unwrap_or_default()
+    }
 }
 
 impl Azure {
@@ -120,7 +144,7 @@ impl Azure {
         })
     }
 
-    /// The account, from either set of variable names: the former service's and the SDK's.
+    /// The account, from either set of variable names: the previous service's and the SDK's.
     ///
     /// # Errors
     ///

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use url::{Host, Url};
 
+use super::Section;
 use super::amqp::check_pem;
 use super::environment::Environment;
 use super::problem::Problem;
 use super::reader::{Table, Value};
 use super::value::is_loopback;
 use crate::base::secret::Secret;
+use crate::model::target::{self, Rules};
 
 /// Which repositories are filled, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +25,7 @@ pub struct Container {
     pub repos: BTreeMap<String, String>,
     /// `registries`: every repository goes to each of them, in the order of the file.
     pub registries: Vec<Registry>,
-    /// `keep_missing_architecture`: how long a tag keeps its former entry for an architecture that
+    /// `keep_missing_architecture`: how long a tag keeps its previous entry for an architecture that
     /// newer composes lack. Default: 14 days.
     pub keep_missing_architecture: Duration,
 }
@@ -36,7 +38,7 @@ pub struct Registry {
     pub url: String,
     /// Scheme, host, and port: where the API is, under `/v2/`.
     pub base: Url,
-    /// What comes before the name of every repository, without slashes around it; often empty.
+    /// The prefix of every repository's name, without slashes around it; often empty.
     pub path: String,
     /// `credential_prefix`: the variables `<prefix>USER`, `<prefix>PASSWORD`, `<prefix>CERT_DIR`.
     /// Default: none, the registry is used without an account.
@@ -49,7 +51,7 @@ pub struct Registry {
     pub insecure: bool,
 }
 
-/// What to show a registry, and what to trust of it.
+/// Credentials for a registry, and the authorities to trust for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegistryCredentials {
     /// User and password.
@@ -58,6 +60,30 @@ pub struct RegistryCredentials {
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// PEM file of authorities: `ca_cert`, else `ca.crt` of the certificate directory.
     pub ca: Option<PathBuf>,
+}
+
+impl Section for Container {
+    fn name(&self) -> &'static str {
+        "container"
+    }
+
+    fn publish_amqp_messages(&self) -> bool {
+        self.publish_amqp_messages
+    }
+
+    fn locations(&self) -> Vec<String> {
+        self.registries.iter().map(|registry| registry.url.clone()).collect()
+    }
+
+    fn rules(&self) -> Box<dyn Rules> {
+        Box::new(target::container::RepositoryRules {
+            repos: self.repos.clone(),
+        })
+    }
+
+    fn check(&self, env: &Environment, file: &Path) -> Vec<Problem> {
+        self.check_environment(env, file)
+    }
 }
 
 impl Container {
@@ -104,7 +130,7 @@ impl Registry {
         }
     }
 
-    /// What the environment holds for this registry.
+    /// The credentials that the environment holds for this registry.
     ///
     /// # Errors
     ///

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::Section;
 use super::environment::Environment;
 use super::problem::Problem;
 use super::reader::{Table, Value};
+use crate::model::target::{self, Rules};
 
 /// Names the file that says who the program is to Google.
 pub const CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
@@ -34,13 +36,37 @@ pub struct Gcp {
     pub promotion_minimum_age: Duration,
     /// `delete_deprecated_after`: how long a deprecated image is kept. Default: 14 days.
     pub delete_deprecated_after: Duration,
-    /// `clean_up_unmarked`: let the clean-up policy also retire what the former service made:
+    /// `clean_up_unmarked`: let the clean-up policy also retire the images of the previous service:
     /// images without the program's mark that name no other owner. Default: false.
     pub clean_up_unmarked: bool,
     /// `compute_endpoint`. Default: `https://compute.googleapis.com`.
     pub compute_endpoint: Url,
     /// `storage_endpoint`. Default: `https://storage.googleapis.com`.
     pub storage_endpoint: Url,
+}
+
+impl Section for Gcp {
+    fn name(&self) -> &'static str {
+        "gcp"
+    }
+
+    fn publish_amqp_messages(&self) -> bool {
+        self.publish_amqp_messages
+    }
+
+    fn locations(&self) -> Vec<String> {
+        self.storage_locations.clone()
+    }
+
+    fn rules(&self) -> Box<dyn Rules> {
+        Box::new(target::gcp::GceRules {
+            storage_locations: self.storage_locations.clone(),
+        })
+    }
+
+    fn check(&self, env: &Environment, file: &Path) -> Vec<Problem> {
+        self.check_environment(env, file)
+    }
 }
 
 impl Gcp {

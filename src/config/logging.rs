@@ -28,13 +28,13 @@ pub struct Logging {
 pub enum Level {
     /// Everything.
     Debug,
-    /// What is being done.
+    /// The steps of the work.
     Info,
-    /// What may need attention.
+    /// Conditions that may need attention.
     Warning,
-    /// What failed.
+    /// Failures.
     Error,
-    /// What ends the program.
+    /// Failures that end the program.
     Critical,
 }
 

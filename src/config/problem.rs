@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, told so that an operator can go and mend it.
+//! The problems of a configuration, in words that let an operator fix them.
 
 use std::error::Error;
 use std::fmt;
@@ -15,7 +15,7 @@ pub struct Problem {
     pub column: Option<usize>,
     /// Path of the key, such as `consumer_config.aws.base_region`. Empty for the whole file.
     pub key: String,
-    /// What is wrong and what was expected. Never contains a secret.
+    /// The fault, and the value that was expected. Never contains a secret.
     pub text: String,
 }
 

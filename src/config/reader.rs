@@ -143,7 +143,7 @@ impl<'a> Table<'a> {
         self.document.note(&self.key, self.at, text);
     }
 
-    /// Notes every key nobody asked for, with the nearest one that somebody did ask for.
+    /// Notes every unknown key, with the nearest known one.
     pub(crate) fn refuse_unknown(&self) {
         let asked = self.asked.borrow();
         for (name, value) in self.all() {
@@ -191,7 +191,7 @@ impl<'a> Value<'a> {
         self.document.place(self.at).map_or(0, |(line, _)| line)
     }
 
-    /// What TOML calls this kind of value.
+    /// TOML's name for this kind of value.
     pub(crate) fn raw(&self) -> &'a DeValue<'a> {
         self.value
     }

@@ -1,11 +1,13 @@
 //! Container images as archives hold them, read as a stream.
 //!
-//! An archive is read once, from its first byte to its last. Its blobs go into one or several [`Store`]s *as they come*;
-//! what is small waits in memory, so that manifests can be read and only what they name is stored. At the end there is an
-//! [`Image`]: its manifest, which the caller puts where it belongs.
+//! An archive is read once, from its first byte to its last. Large blobs go into one or several [`Store`]s *as they come*;
+//! small ones wait in memory, so that manifests can be read and only the blobs that they reference are stored. The result is
+//! an [`Image`] with its manifest, which the caller stores last.
 //!
 //! Two forms are known: the [OCI image layout](https://github.com/opencontainers/image-spec/blob/main/image-layout.md) in a
-//! tar archive, whose bytes are kept as they are, and the archive of `docker save`, whose layers are compressed on the way.
+//! tar archive, whose bytes are kept as they are, and the archive of `docker save`, whose plain layers are compressed on the
+//! way. Both are read strictly where bytes are published (digests, sizes, diff ids, labels, platform), and leniently
+//! everywhere else: entries that the image does not need may be anything.
 //!
 //! The types are ours and not those of `oci-spec`: that crate keeps annotations in a hash map, so that the same index
 //! would have other bytes, and another digest, each time it is written.
@@ -121,7 +123,7 @@ impl TryFrom<String> for Digest {
     }
 }
 
-/// What a manifest or index names
+/// The reference to a blob in a manifest or index
 /// ([descriptor](https://github.com/opencontainers/image-spec/blob/main/descriptor.md)).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -178,7 +180,7 @@ impl Descriptor {
     }
 }
 
-/// What an image runs on, in the words of Go.
+/// The system and processor that an image runs on, in the words of Go.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Platform {
     /// `amd64`, `arm64`, `ppc64le`, `s390x`.
@@ -252,7 +254,7 @@ pub struct Index {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What is read of an image's configuration.
+/// The part of an image's configuration that is read.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
     /// As in [`Platform`].
@@ -271,7 +273,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// What the image runs on.
+    /// The configuration's platform, without an empty variant.
     #[must_use]
     pub fn platform(&self) -> Platform {
         Platform {
@@ -290,12 +292,12 @@ pub struct RootFs {
     pub diff_ids: Vec<Digest>,
 }
 
-/// What is true of an image once all its blobs are stored.
+/// An image whose blobs are all stored, and whose manifest is not.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// To be stored last, byte for byte.
     pub manifest: Bytes,
-    /// What the manifest is.
+    /// The manifest's media type.
     pub media_type: String,
     /// Of the manifest.
     pub digest: Digest,
@@ -371,7 +373,7 @@ pub trait Store: Send + Sync {
 pub enum Body {
     /// All of them; they may be sent again.
     Held(Bytes),
-    /// As they come.
+    /// Bytes as they come.
     Passing(Pieces),
 }
 

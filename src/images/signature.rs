@@ -5,12 +5,17 @@
 //! `SHA256 (name) = digest`. They are signed when the release is staged, so that nightly composes have none. The digest is
 //! compared with that of the metadata, before anything is staged; the bytes are compared with the metadata as always.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+#[cfg(feature = "signatures")]
+mod keyring;
+#[cfg(not(feature = "signatures"))]
+#[path = "signature/no_keyring.rs"]
+mod keyring;
 
-use pgp::composed::{CleartextSignedMessage, Deserializable, SignedPublicKey};
-use pgp::crypto::hash::HashAlgorithm;
+use std::path::PathBuf;
+
 use reqwest::Client;
+
+use self::keyring::Keyring;
 
 use crate::base::failure::{Class, Classified};
 use crate::base::resource::ReadError;
@@ -19,10 +24,6 @@ use crate::model::compose::{Compose, Image};
 
 /// Fedora's have two kilobytes.
 const LIMIT: u64 = 1 << 20;
-/// Weaker ones can be forged.
-const HASHES: [HashAlgorithm; 3] = [HashAlgorithm::Sha256, HashAlgorithm::Sha384, HashAlgorithm::Sha512];
-/// Keys in text form are often put into one file one after the other.
-const KEY: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
 /// Files that start otherwise are checksums without a signature.
 const SIGNED: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----";
 
@@ -30,23 +31,23 @@ const SIGNED: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----";
 #[derive(Debug)]
 pub struct Signatures {
     mode: VerifySignatures,
-    keys: Vec<SignedPublicKey>,
+    keyring: Keyring,
 }
 
 impl Signatures {
-    /// Reads the keyring. Whoever is in it is trusted: expiry and revocation are the operator's business.
+    /// Reads the keyring. Every key in it is trusted; expired and revoked keys are for the operator to take out.
     ///
     /// # Errors
     ///
     /// A keyring that cannot be read, or holds something else than public keys.
     pub fn new(service: &Service) -> Result<Self, Error> {
-        let keys = match &service.keyring {
-            Some(path) if service.verify_signatures != VerifySignatures::Off => keys(path)?,
-            Some(_) | None => Vec::new(),
+        let keyring = match &service.keyring {
+            Some(path) if service.verify_signatures != VerifySignatures::Off => Keyring::read(path)?,
+            Some(_) | None => Keyring::default(),
         };
         Ok(Self {
             mode: service.verify_signatures,
-            keys,
+            keyring,
         })
     }
 
@@ -86,7 +87,8 @@ impl Signatures {
             if !bytes.starts_with(SIGNED) {
                 continue;
             }
-            let text = self.signed_text(&bytes).ok_or_else(|| Error::Untrusted(name.clone()))?;
+            let signed = self.keyring.signed_text(&bytes);
+            let text = signed.ok_or_else(|| Error::Untrusted(name.clone()))?;
             return match listed(&text, image.file_name()) {
                 Some(digest) if digest.eq_ignore_ascii_case(&image.sha256) => Ok(Some(name)),
                 Some(digest) => Err(Error::Differs {
@@ -103,49 +105,9 @@ impl Signatures {
         }
         Ok(None)
     }
-
-    /// What was signed by a known key; nothing of what may stand around it.
-    fn signed_text(&self, file: &[u8]) -> Option<String> {
-        let (message, _) = CleartextSignedMessage::from_armor(file).ok()?;
-        let is_strong = |hash: Option<HashAlgorithm>| hash.is_some_and(|hash| HASHES.contains(&hash));
-        let by_known = self.keys.iter().any(|key| {
-            let subkeys = key.public_subkeys.iter().map(|subkey| message.verify(subkey));
-            std::iter::once(message.verify(key))
-                .chain(subkeys)
-                .flatten()
-                .any(|signature| is_strong(signature.hash_alg()))
-        });
-        by_known.then(|| message.signed_text())
-    }
 }
 
-fn keys(path: &Path) -> Result<Vec<SignedPublicKey>, Error> {
-    let file = || path.to_owned();
-    let bytes = fs::read(path).map_err(|source| Error::Keyring { path: file(), source })?;
-    let failed = |source| Error::Keys { path: file(), source };
-    let mut keys = Vec::new();
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => {
-            for (start, _) in text.match_indices(KEY) {
-                let (found, _) = SignedPublicKey::from_string_many(&text[start..]).map_err(failed)?;
-                keys.extend(found.collect::<Result<Vec<_>, _>>().map_err(failed)?);
-            }
-        }
-        Err(_) => {
-            let found = SignedPublicKey::from_bytes_many(&bytes[..]).map_err(failed)?;
-            keys.extend(found.collect::<Result<Vec<_>, _>>().map_err(failed)?);
-        }
-    }
-    for key in &keys {
-        key.verify_bindings().map_err(failed)?;
-    }
-    if keys.is_empty() {
-        return Err(Error::Empty(file()));
-    }
-    Ok(keys)
-}
-
-/// What the file may be called: that of a candidate has its label, that of a nightly its date.
+/// Possible names of the CHECKSUM file: that of a candidate has its label, that of a nightly its date.
 fn names(compose: &Compose, image: &Image) -> Vec<String> {
     let variant = image.path.split('/').next().unwrap_or_default();
     let release = match compose.id.number {
@@ -185,23 +147,26 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: pgp::errors::Error,
+        source: keyring::Unreadable,
     },
-    /// Nobody is trusted.
+    /// This build cannot verify signatures.
+    #[error("verify signatures: this build lacks the feature `signatures`, so it needs verify_signatures = \"off\"")]
+    LeftOut,
+    /// The keyring has no keys.
     #[error("read the keyring {}: there is no public key in it", .0.display())]
     Empty(PathBuf),
     /// A file is there and cannot be had.
     #[error("read the signed checksums")]
     Read(#[source] ReadError),
-    /// Somebody else signed, or the text is not what was signed.
+    /// The signature is by an unknown key, or of another text.
     #[error("trust {0}: it is not signed by a key of the keyring")]
     Untrusted(String),
-    /// There is no signed file.
+    /// The image needs signed checksums, and the compose has none for it.
     #[error("verify {path}: there are no signed checksums ({names}), and verify_signatures is \"require\"")]
     Unsigned {
         /// The image.
         path: String,
-        /// What they may be called.
+        /// The names that were tried.
         names: String,
     },
     /// The image is not in it.
@@ -231,7 +196,7 @@ pub enum Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Keyring { .. } | Self::Keys { .. } | Self::Empty(_) => Class::Everything,
+            Self::Keyring { .. } | Self::Keys { .. } | Self::LeftOut | Self::Empty(_) => Class::Everything,
             Self::Read(error) => error.class(),
             Self::Untrusted(_) | Self::Unsigned { .. } | Self::Unlisted { .. } | Self::Differs { .. } => {
                 Class::Deliverable

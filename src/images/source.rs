@@ -28,23 +28,25 @@ use crate::base::http;
 use crate::base::metrics;
 use crate::base::progress::{Board, Line};
 use crate::base::resource;
-use crate::images::tarball;
+use crate::images::disk::{Fault, Inspection, Kind};
+use crate::images::tarball::{self, Archive};
 use crate::images::xz::Decoders;
 use crate::model::compose::Image;
 use assemble::Decoding;
 pub(super) use assemble::{Decoded, Lane};
+pub(super) use decompress::AHEAD;
 
 /// Size of a decoded piece. The block size of
 /// [EBS direct](https://docs.aws.amazon.com/ebs/latest/userguide/ebs-accessing-snapshot.html), and small enough to find
 /// the holes of a disk.
 pub const CHUNK: usize = 512 << 10;
-/// No image is longer, neither stored nor decompressed: ten times the longest that Fedora has. Whoever sends more fills a
-/// disk or an account; it is noticed in mid-stream, since most formats tell their length at the end or not at all.
+/// Upper bound on an image, stored and decompressed: ten times the longest that Fedora has. A longer one would fill a disk
+/// or an account. It is noticed in mid-stream, since most formats state their length at the end or not at all.
 pub const LONGEST: u64 = 64 << 30;
 /// Decoded pieces that wait for the target.
 const DECODED_QUEUE: usize = 8;
-/// What one image in flight holds at most without any of the blocks that are decoded in parallel, and without the
-/// decoder's dictionary: both queues, and a piece at each end.
+/// Memory that one image in flight needs besides the blocks that are decoded in parallel and the decoder's dictionary: both
+/// queues, and a piece at each end.
 const IMAGE_MEMORY: u64 = 16 << 20;
 
 /// The form in which a target takes an image.
@@ -54,8 +56,31 @@ pub enum Form {
     Stored,
     /// Without compression, whatever it was: told by the first bytes, never by the name.
     Decompressed,
+    /// As [`Self::Decompressed`], and a raw disk.
+    Raw,
+    /// As [`Self::Decompressed`], and a fixed VHD.
+    Vhd,
+    /// As [`Self::Decompressed`], and a fixed VHD or the raw disk that the target makes one of.
+    RawOrVhd,
+    /// As [`Self::Decompressed`], and the tar archive that Compute Engine takes in a gzip file. In order only.
+    Tar,
     /// The bytes of the file in the compose, checked to be a tarball that Compute Engine takes.
     Tarball,
+}
+
+impl Form {
+    /// The look that is taken at what comes out.
+    fn watch(self) -> Watch {
+        let disk = |kind| Watch::Disk(Inspection::new(kind));
+        match self {
+            // A tarball is watched where it is decompressed.
+            Self::Stored | Self::Decompressed | Self::Tarball => Watch::Nothing,
+            Self::Raw => disk(Kind::Raw),
+            Self::Vhd => disk(Kind::Vhd),
+            Self::RawOrVhd => disk(Kind::Either),
+            Self::Tar => Watch::Tar(Ok(Box::default())),
+        }
+    }
 }
 
 /// In which order a target takes the pieces of an image.
@@ -72,11 +97,11 @@ pub(super) enum Order {
 pub struct Chunk {
     /// Distance from the image's first byte.
     pub offset: u64,
-    /// What is there.
+    /// The bytes at that place.
     pub content: Content,
 }
 
-/// What a piece consists of.
+/// The bytes of a piece, spelled out or as a number of zeros.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// These bytes.
@@ -120,7 +145,7 @@ impl Sources {
         let at_once = usize::try_from(memory / IMAGE_MEMORY)
             .unwrap_or(usize::MAX)
             .clamp(1, Semaphore::MAX_PERMITS);
-        // What the images need in any case is set aside; the rest is for blocks.
+        // Each image's own memory is set aside; the rest is for blocks.
         let aside = IMAGE_MEMORY.saturating_mul(at_once.min(images) as u64);
         Self {
             http,
@@ -164,17 +189,21 @@ impl Source {
         self.start(form, Order::Offset).await
     }
 
-    /// As [`Self::open`] for [`Form::Decompressed`], but the pieces come in any order: each as soon as it is decoded,
-    /// and each byte of the image once.
+    /// As [`Self::open`], but the pieces of a decompressed form come in any order: each as soon as it is decoded, and
+    /// each byte of the image once.
     ///
     /// # Errors
     ///
     /// Those of [`Self::open`].
-    pub async fn open_unordered(&self) -> Result<Chunks, Error> {
-        self.start(Form::Decompressed, Order::Any).await
+    pub async fn open_unordered(&self, form: Form) -> Result<Chunks, Error> {
+        let order = match form {
+            Form::Tar => Order::Offset,
+            Form::Stored | Form::Decompressed | Form::Raw | Form::Vhd | Form::RawOrVhd | Form::Tarball => Order::Any,
+        };
+        self.start(form, order).await
     }
 
-    /// Its length when decompressed, in bytes; for targets that must be told before the first byte.
+    /// Its length when decompressed, in bytes; for targets that need it before the first byte.
     ///
     /// An .xz file tells at its end, which takes a small Range request or two. Where that does not help, the image is
     /// read once to count. Nothing is verified by this: what the pieces come to is what counts.
@@ -190,7 +219,7 @@ impl Source {
             return Ok(size);
         }
         tracing::info!("{} does not tell its size; reading it once to count", self.image.path);
-        let mut chunks = self.open_unordered().await?;
+        let mut chunks = self.open_unordered(Form::Decompressed).await?;
         let mut size = 0;
         while let Some(chunk) = chunks.next().await? {
             size += chunk.content.len() as u64;
@@ -216,7 +245,7 @@ impl Source {
                 stored: tarball::start(&path, stored)?,
                 offset: 0,
             },
-            Form::Decompressed => {
+            Form::Decompressed | Form::Raw | Form::Vhd | Form::RawOrVhd | Form::Tar => {
                 let (lanes, task) = decompress::start(&path, stored, self.sources.decoders.clone(), order).await;
                 Pieces::Decoded(Box::new(Decoding::new(lanes, task)))
             }
@@ -224,6 +253,7 @@ impl Source {
         Ok(Chunks {
             path,
             pieces,
+            watch: form.watch(),
             line,
             ended: false,
             _download: download,
@@ -249,6 +279,58 @@ enum Pieces {
     Decoded(Box<Decoding>),
 }
 
+/// Holds what comes out against what it should be.
+#[derive(Debug)]
+enum Watch {
+    Nothing,
+    Disk(Inspection),
+    Tar(io::Result<Box<Archive>>),
+}
+
+impl Watch {
+    fn add(&mut self, chunk: &Chunk) {
+        match self {
+            Self::Nothing => {}
+            Self::Disk(inspection) => inspection.add(chunk),
+            Self::Tar(checked) => {
+                let outcome = checked.as_mut().map_or(Ok(()), |archive| match &chunk.content {
+                    Content::Data(bytes) => archive.push(bytes),
+                    Content::Hole(len) => archive.push(&ZEROS[..*len]),
+                });
+                if let Err(error) = outcome {
+                    *checked = Err(error);
+                }
+            }
+        }
+    }
+
+    /// Whether the image is known to be the wrong one. Its target gets no more of it, but the rest is read: the cause may
+    /// be a wrong checksum.
+    fn is_refused(&self) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Disk(inspection) => inspection.is_refused(),
+            Self::Tar(checked) => checked.is_err(),
+        }
+    }
+
+    fn finish(&mut self, path: &str) -> Result<(), Error> {
+        match std::mem::replace(self, Self::Nothing) {
+            Self::Nothing => Ok(()),
+            Self::Disk(inspection) => inspection.finish().map_err(|source| Error::NoDisk {
+                path: path.to_owned(),
+                source,
+            }),
+            Self::Tar(checked) => checked
+                .and_then(|archive| archive.finish())
+                .map_err(|source| tarball::malformed(path, source)),
+        }
+    }
+}
+
+/// A chunk of zeros.
+static ZEROS: [u8; CHUNK] = [0; CHUNK];
+
 /// The pieces of an image. Dropping it stops the download and the decoding.
 ///
 /// Every decompressed piece but the last one of the image is [`CHUNK`] bytes long and begins at a multiple of that,
@@ -257,6 +339,7 @@ enum Pieces {
 pub struct Chunks {
     path: String,
     pieces: Pieces,
+    watch: Watch,
     line: Arc<Line>,
     ended: bool,
     _download: AbortOnDropHandle<()>,
@@ -273,6 +356,20 @@ impl Chunks {
         if self.ended {
             return Ok(None);
         }
+        loop {
+            let Some(chunk) = self.receive().await? else {
+                self.watch.finish(&self.path)?;
+                self.ended = true;
+                return Ok(None);
+            };
+            self.watch.add(&chunk);
+            if !self.watch.is_refused() {
+                return Ok(Some(chunk));
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Option<Chunk>, Error> {
         let chunk = match &mut self.pieces {
             Pieces::Stored { stored, offset } => stored.recv().await.map(|piece| {
                 piece.map(|piece| match piece {
@@ -302,14 +399,12 @@ impl Chunks {
         {
             return Err(Error::TooLong(self.path.clone()));
         }
-        self.ended = chunk.is_none();
         Ok(chunk)
     }
 
     /// The pieces as one stream of bytes, holes written out. An [`Error`] of the source is the inner error of the
     /// [`io::Error`].
     pub fn into_read(self) -> impl AsyncRead + Send + Unpin {
-        static ZEROS: [u8; CHUNK] = [0; CHUNK];
         let pieces = stream::unfold(self, |mut chunks| async move {
             let content = match chunks.next().await {
                 Ok(None) => return None,
@@ -401,6 +496,22 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The bytes are those of the metadata, in a compression that is not supported.
+    #[error("decompress {path}: it is {format}, which is not supported; xz, gzip, and zstd are")]
+    Unsupported {
+        /// The image.
+        path: String,
+        /// As told by its first bytes.
+        format: &'static str,
+    },
+    /// The bytes are those of the metadata, and decode to something other than the disk that the metadata promises.
+    #[error("verify the disk in {path}")]
+    NoDisk {
+        /// The image.
+        path: String,
+        /// Why.
+        source: Fault,
+    },
     /// More than any image has.
     #[error("read {path}: it has more than {} GiB", LONGEST >> 30, path = .0)]
     TooLong(String),
@@ -423,18 +534,23 @@ pub enum Error {
 impl Classified for Error {
     fn class(&self) -> Class {
         match self {
-            // Whoever may not read an image of a public compose host will not be let in by waiting or by an operator.
+            // Neither waiting nor an operator gives access to an image of a public compose host.
             Self::Status { status: 401 | 403, .. } => Class::Deliverable,
             Self::Status { status, after, .. } => Class::of_status(*status, *after),
             Self::ConnectionLost { source, .. } => http::class(source),
-            // Files are named by an operator, who is told at once and not after hours of trying.
+            // An operator named the file, and learns of it at once and not after hours of trying.
             Self::File { source, .. } if resource::is_lasting(source) => Class::Deliverable,
             Self::Changed { .. }
             | Self::File { .. }
             | Self::Crowded(_)
             | Self::Thread { .. }
             | Self::Interrupted(_) => Class::TRANSIENT,
-            Self::Size { .. } | Self::Checksum { .. } | Self::Malformed { .. } | Self::TooLong(_) => Class::Deliverable,
+            Self::Size { .. }
+            | Self::Checksum { .. }
+            | Self::Malformed { .. }
+            | Self::Unsupported { .. }
+            | Self::NoDisk { .. }
+            | Self::TooLong(_) => Class::Deliverable,
         }
     }
 }

@@ -1,16 +1,18 @@
-//! What Compute Engine takes as an image, checked while it passes, at no second read.
+//! The tarball that Compute Engine imports as an image, checked while it passes, without a second read.
 //!
 //! [Its rules](https://cloud.google.com/compute/docs/import/import-existing-image#create_image_file): a gzip file, in it
-//! a tar archive in GNU format with one member, `disk.raw`, whose size is a whole number of GiB. It is imported long after
-//! the upload, and what is wrong with it is told badly then.
+//! a tar archive in GNU format with one member, `disk.raw`, whose size is a whole number of GiB. The import comes long after
+//! the upload, and its errors explain little. `disk.raw` is also held to what all disks must be.
 
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::thread;
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
-use super::source::{Error, Piece, Receiver, Sender};
+use super::disk::{self, SECTOR};
+use super::gzip::Members;
+use super::source::{AHEAD, Error, Piece, Receiver, Sender, is_zero};
 
 /// Pieces that wait for the upload.
 const QUEUE: usize = 4;
@@ -35,20 +37,16 @@ pub(super) fn start(path: &str, stored: Receiver<Bytes>) -> Result<Receiver<Byte
             piece: Bytes::new(),
             state: State::Passing,
         };
-        let checked = check(flate2::read::MultiGzDecoder::new(&mut passing));
+        let checked = check(&mut passing);
         // Size and checksum are known at the very end only, and a wrong one is the cause of all else.
         passing.drain();
         let outcome = match (passing.state, checked) {
             (State::Abandoned, _) => return,
             (State::Failed(error), _) => Err(error),
             (State::Passing | State::Ended, Ok(())) => Ok(Piece::End),
-            (State::Passing | State::Ended, Err(source)) => Err(Error::Malformed {
-                path: image,
-                format: FORMAT,
-                source,
-            }),
+            (State::Passing | State::Ended, Err(source)) => Err(malformed(&image, source)),
         };
-        // Nobody listens any more: then nobody needs to know.
+        // A reader that is gone needs no outcome.
         let _ = sender.blocking_send(outcome);
     };
     let spawned = thread::Builder::new().name("check".to_owned()).spawn(run);
@@ -111,107 +109,262 @@ impl Read for Passing {
     }
 }
 
+/// The error of an image whose tarball is wrong.
+pub(super) fn malformed(path: &str, source: io::Error) -> Error {
+    Error::Malformed {
+        path: path.to_owned(),
+        format: FORMAT,
+        source,
+    }
+}
+
+/// Reads the stored file to its end.
+fn check(stored: impl Read) -> io::Result<()> {
+    let mut tar = Members::new(BufReader::with_capacity(AHEAD, stored));
+    let mut archive = Archive::default();
+    let mut piece = vec![0; AHEAD];
+    loop {
+        match tar.read(&mut piece)? {
+            0 => return archive.finish(),
+            read => archive.push(&piece[..read])?,
+        }
+    }
+}
+
 fn invalid(text: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text.into())
 }
 
-/// Reads the archive to its end.
-fn check(mut archive: impl Read) -> io::Result<()> {
-    let header = read_block(&mut archive)?;
-    let stored = check_header(&header, &mut archive)?;
-    let padded = stored.next_multiple_of(BLOCK as u64);
-    let skipped = io::copy(&mut archive.by_ref().take(padded), &mut io::sink())?;
-    if skipped < padded {
-        return Err(invalid(format!("disk.raw ends after {skipped} of {stored} bytes")));
-    }
-    // Two blocks of zeros, and padding.
-    let mut rest = vec![0; 64 << 10];
-    let mut zeros = 0;
-    loop {
-        match archive.read(&mut rest)? {
-            0 if zeros < 2 * BLOCK => return Err(invalid("it ends without the mark of its end")),
-            0 => return Ok(()),
-            read if rest[..read].iter().all(|byte| *byte == 0) => zeros += read,
-            _ => return Err(invalid("there is more in it than disk.raw")),
+/// A tar archive that is checked as its bytes pass.
+#[derive(Debug)]
+pub(super) struct Archive {
+    place: Place,
+    /// A block of the header, as far as it has come.
+    block: [u8; BLOCK],
+    filled: usize,
+    member: Member,
+}
+
+/// The part of an archive that its next bytes belong to.
+#[derive(Debug)]
+enum Place {
+    Header,
+    /// More of the map of a sparse file.
+    Map,
+    /// The data of the member; so many bytes of it and of its padding were there.
+    Data(u64),
+    /// The mark of the end, and padding: so many zeros were there.
+    End(usize),
+}
+
+/// The one member there may be.
+#[derive(Debug)]
+struct Member {
+    /// Bytes in the archive, without padding.
+    stored: u64,
+    /// Bytes of the file.
+    size: u64,
+    /// Where in the file the map has led so far, and how much data is in what it lists.
+    end: u64,
+    data: u64,
+    /// Places in the first sector that the first bytes of the data belong to.
+    places: Vec<usize>,
+    first: [u8; SECTOR],
+}
+
+impl Default for Archive {
+    fn default() -> Self {
+        Self {
+            place: Place::Header,
+            block: [0; BLOCK],
+            filled: 0,
+            member: Member {
+                stored: 0,
+                size: 0,
+                end: 0,
+                data: 0,
+                places: Vec::new(),
+                first: [0; SECTOR],
+            },
         }
     }
 }
 
-fn read_block(archive: &mut impl Read) -> io::Result<[u8; BLOCK]> {
-    let mut block = [0; BLOCK];
-    archive.read_exact(&mut block)?;
-    Ok(block)
-}
-
-/// Checks the one header there may be, with the extensions of a sparse file, and returns the bytes that follow.
-fn check_header(header: &[u8; BLOCK], archive: &mut impl Read) -> io::Result<u64> {
-    if header.iter().all(|byte| *byte == 0) {
-        return Err(invalid("it is empty"));
-    }
-    let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
-    let blank: u64 = header[148..156].iter().map(|byte| u64::from(*byte)).sum();
-    if number(&header[148..156]) != Some(sum - blank + 8 * u64::from(b' ')) {
-        return Err(invalid("its first header has a wrong checksum"));
-    }
-    if &header[257..265] != b"ustar  \0" {
-        return Err(invalid("it is not in GNU format"));
-    }
-    let sparse = match header[156] {
-        b'0' | 0 => false,
-        b'S' => true,
-        b'x' | b'g' => return Err(invalid("it has a PAX header")),
-        other => return Err(invalid(format!("its first member is of type {:?}", char::from(other)))),
-    };
-    let name = &header[..100];
-    let name = &name[..name.iter().position(|byte| *byte == 0).unwrap_or(name.len())];
-    if name != b"disk.raw" {
-        let name = String::from_utf8_lossy(name).escape_debug().to_string();
-        return Err(invalid(format!("its member is named {name:?}, not \"disk.raw\"")));
-    }
-    let stored = number(&header[124..136]).ok_or_else(|| invalid("disk.raw has no size"))?;
-    let size = if sparse {
-        check_sparse(header, stored, archive)?
-    } else {
-        stored
-    };
-    if size == 0 || size % GIB != 0 {
-        return Err(invalid(format!(
-            "disk.raw has {size} bytes, which is not a whole number of GiB"
-        )));
-    }
-    Ok(stored)
-}
-
-/// Checks the map of a [sparse file](https://www.gnu.org/software/tar/manual/html_node/Old-GNU-Format.html): in order,
-/// inside the file, and of as much data as follows. Returns the size of the file.
-fn check_sparse(header: &[u8; BLOCK], stored: u64, archive: &mut impl Read) -> io::Result<u64> {
-    let size = number(&header[483..495]).ok_or_else(|| invalid("disk.raw has no size"))?;
-    let (mut end, mut data) = (0, 0u64);
-    let mut entries = |map: &[u8]| {
-        for entry in map.chunks_exact(24).filter(|entry| entry[0] != 0) {
-            let region = number(&entry[..12]).zip(number(&entry[12..]));
-            let next = region.and_then(|(offset, length)| offset.checked_add(length));
-            match (region, next) {
-                (Some((offset, length)), Some(next)) if offset >= end && next <= size => {
-                    end = next;
-                    data += length;
-                }
-                _ => return Err(invalid("the map of disk.raw is wrong")),
-            }
+impl Archive {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    ///
+    /// They are not those of an archive that Compute Engine takes.
+    pub fn push(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let taken = self.advance(bytes)?;
+            bytes = &bytes[taken..];
         }
         Ok(())
-    };
-    entries(&header[386..482])?;
-    let mut more = header[482] != 0;
-    while more {
-        let block = read_block(archive)?;
-        entries(&block[..504])?;
-        more = block[504] != 0;
     }
-    if data != stored {
-        return Err(invalid("the map of disk.raw does not fit its data"));
+
+    /// Decides once all bytes were there.
+    ///
+    /// # Errors
+    ///
+    /// Some are missing.
+    pub fn finish(self) -> io::Result<()> {
+        match self.place {
+            Place::Header | Place::Map => Err(invalid("it ends before the header of disk.raw does")),
+            Place::Data(there) => {
+                let stored = self.member.stored;
+                Err(invalid(format!("disk.raw ends after {there} of {stored} bytes")))
+            }
+            Place::End(zeros) if zeros < 2 * BLOCK => Err(invalid("it ends without the mark of its end")),
+            Place::End(_) => Ok(()),
+        }
     }
-    Ok(size)
+
+    /// Takes some of these bytes and says how many.
+    fn advance(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.place {
+            Place::Header | Place::Map => {
+                let taken = bytes.len().min(BLOCK - self.filled);
+                self.block[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
+                self.filled += taken;
+                if self.filled == BLOCK {
+                    self.filled = 0;
+                    self.place = match self.place {
+                        Place::Header => self.member.header(&self.block)?,
+                        _ => self.member.more(&self.block)?,
+                    };
+                }
+                Ok(taken)
+            }
+            Place::Data(there) => {
+                let padded = self.member.stored.next_multiple_of(BLOCK as u64);
+                let left = usize::try_from(padded - *there).unwrap_or(usize::MAX);
+                let taken = left.min(bytes.len());
+                self.member.data(*there, &bytes[..taken])?;
+                *there += taken as u64;
+                if *there == padded {
+                    self.place = Place::End(0);
+                }
+                Ok(taken)
+            }
+            Place::End(zeros) => {
+                if !is_zero(bytes) {
+                    return Err(invalid("there is more in it than disk.raw"));
+                }
+                *zeros = zeros.saturating_add(bytes.len());
+                Ok(bytes.len())
+            }
+        }
+    }
+}
+
+impl Member {
+    /// Checks the one header there may be.
+    fn header(&mut self, header: &[u8; BLOCK]) -> io::Result<Place> {
+        if is_zero(header) {
+            return Err(invalid("it is empty"));
+        }
+        let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
+        let blank: u64 = header[148..156].iter().map(|byte| u64::from(*byte)).sum();
+        if number(&header[148..156]) != Some(sum - blank + 8 * u64::from(b' ')) {
+            return Err(invalid("its first header has a wrong checksum"));
+        }
+        if &header[257..265] != b"ustar  \0" {
+            return Err(invalid("it is not in GNU format"));
+        }
+        let sparse = match header[156] {
+            b'0' | 0 => false,
+            b'S' => true,
+            b'x' | b'g' => return Err(invalid("it has a PAX header")),
+            other => return Err(invalid(format!("its first member is of type {:?}", char::from(other)))),
+        };
+        let name = &header[..100];
+        let name = &name[..name.iter().position(|byte| *byte == 0).unwrap_or(name.len())];
+        if name != b"disk.raw" {
+            let name = String::from_utf8_lossy(name).escape_debug().to_string();
+            return Err(invalid(format!("its member is named {name:?}, not \"disk.raw\"")));
+        }
+        let size = |field: &[u8]| number(field).ok_or_else(|| invalid("disk.raw has no size"));
+        self.stored = size(&header[124..136])?;
+        if !sparse {
+            self.size = self.stored;
+            self.region(0, self.stored)?;
+            return self.complete();
+        }
+        self.size = size(&header[483..495])?;
+        self.regions(&header[386..482], header[482] != 0)
+    }
+
+    /// Another block of the map.
+    fn more(&mut self, block: &[u8; BLOCK]) -> io::Result<Place> {
+        self.regions(&block[..504], block[504] != 0)
+    }
+
+    /// Checks a part of the map of a
+    /// [sparse file](https://www.gnu.org/software/tar/manual/html_node/Old-GNU-Format.html): in order, and inside the
+    /// file.
+    fn regions(&mut self, map: &[u8], goes_on: bool) -> io::Result<Place> {
+        for entry in map.chunks_exact(24).filter(|entry| entry[0] != 0) {
+            let region = number(&entry[..12]).zip(number(&entry[12..]));
+            let (offset, length) = region.ok_or_else(wrong_map)?;
+            self.region(offset, length)?;
+        }
+        if goes_on { Ok(Place::Map) } else { self.complete() }
+    }
+
+    /// Notes a region of data.
+    fn region(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        let end = offset.checked_add(length).filter(|end| *end <= self.size);
+        let end = end.filter(|_| offset >= self.end).ok_or_else(wrong_map)?;
+        let place = |place: u64| usize::try_from(place).unwrap_or(SECTOR).min(SECTOR);
+        self.places.extend(place(offset)..place(end));
+        self.end = end;
+        self.data += length;
+        Ok(())
+    }
+
+    /// After the whole header.
+    fn complete(&mut self) -> io::Result<Place> {
+        if self.size == 0 || !self.size.is_multiple_of(GIB) {
+            let size = self.size;
+            return Err(invalid(format!(
+                "disk.raw has {size} bytes, which is not a whole number of GiB"
+            )));
+        }
+        if self.data != self.stored {
+            return Err(invalid("the map of disk.raw does not fit its data"));
+        }
+        if self.places.is_empty() {
+            self.check_first()?;
+        }
+        Ok(if self.stored == 0 {
+            Place::End(0)
+        } else {
+            Place::Data(0)
+        })
+    }
+
+    /// Notes the bytes of the first sector; `at` counts the data before them.
+    fn data(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let known = usize::try_from(at).unwrap_or(SECTOR).min(self.places.len());
+        let places = &self.places[known..];
+        for (place, byte) in places.iter().zip(bytes) {
+            self.first[*place] = *byte;
+        }
+        if !places.is_empty() && bytes.len() >= places.len() {
+            self.check_first()?;
+        }
+        Ok(())
+    }
+
+    fn check_first(&self) -> io::Result<()> {
+        disk::check_first(&self.first).map_err(|fault| invalid(format!("disk.raw is no disk: {fault}")))
+    }
+}
+
+fn wrong_map() -> io::Error {
+    invalid("the map of disk.raw is wrong")
 }
 
 /// A number of a header: octal digits, or for large ones binary after a set first bit.
@@ -230,6 +383,20 @@ fn number(field: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check(archive: &[u8]) -> io::Result<()> {
+        // A byte at a time, every border is met.
+        let mut slow = Archive::default();
+        let outcome = archive
+            .chunks(1)
+            .try_for_each(|byte| slow.push(byte))
+            .and_then(|()| slow.finish());
+        let mut fast = Archive::default();
+        let expected = fast.push(archive).and_then(|()| fast.finish());
+        let text = |outcome: &io::Result<()>| outcome.as_ref().err().map(ToString::to_string);
+        assert_eq!(text(&outcome), text(&expected));
+        expected
+    }
 
     /// A sparse archive as `tar --format=gnu -S` makes it: `regions` of data in a file of `size` bytes.
     fn sparse(name: &str, size: u64, regions: &[(u64, u64)]) -> Vec<u8> {
@@ -267,28 +434,37 @@ mod tests {
     fn archive(header: [u8; BLOCK], data: u64) -> Vec<u8> {
         let mut archive = header.to_vec();
         let data = usize::try_from(data).unwrap();
-        archive.extend(vec![7; data]);
+        let mut disk = vec![7; data];
+        if let Some(signature) = disk.get_mut(510..512) {
+            signature.copy_from_slice(&[0x55, 0xaa]);
+        }
+        archive.extend(disk);
         archive.extend(vec![0; data.next_multiple_of(BLOCK) - data + 2 * BLOCK]);
         archive
     }
 
     #[test]
     fn what_the_builders_make_is_accepted() {
-        check(&sparse("disk.raw", 5 * GIB, &[(0, 1000), (GIB, 512)])[..]).unwrap();
+        check(&sparse("disk.raw", 5 * GIB, &[(0, 1000), (GIB, 512)])).unwrap();
+        // The first sector in pieces, the last of which goes on behind it.
+        check(&sparse("disk.raw", GIB, &[(0, 100), (100, 410), (510, 700)])).unwrap();
         // Sizes beyond eleven octal digits are binary.
         let mut large = header("disk.raw", b'S', 0);
         large[483..495].copy_from_slice(&[0x80, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0]);
-        check(&archive(seal(large), 0)[..]).unwrap();
+        octal(&mut large[124..136], 512);
+        octal(&mut large[398..410], 512);
+        octal(&mut large[386..398], 0);
+        check(&archive(seal(large), 512)).unwrap();
         let sample = include_bytes!(
             "../../tests/fixtures/sample/compose/Cloud/x86_64/images/Fedora-Cloud-Base-GCE-43-1.7.x86_64.tar.gz"
         );
-        check(flate2::read::MultiGzDecoder::new(&sample[..])).unwrap();
+        super::check(&sample[..]).unwrap();
     }
 
     #[test]
     fn whole_files_are_counted_without_a_map() {
         // Its gibibyte of data is missing, which is found out only after the header was accepted.
-        let error = check(&archive(seal(header("disk.raw", b'0', GIB)), 1024)[..]).unwrap_err();
+        let error = check(&archive(seal(header("disk.raw", b'0', GIB)), 1024)).unwrap_err();
         assert!(error.to_string().contains("disk.raw ends after"), "{error}");
     }
 
@@ -335,10 +511,19 @@ mod tests {
             ),
             ("without the mark of its end", good()[..2 * BLOCK + BLOCK].to_vec()),
             ("disk.raw ends after", good()[..BLOCK + 100].to_vec()),
-            ("failed to fill whole buffer", good()[..100].to_vec()),
+            ("before the header of disk.raw does", good()[..100].to_vec()),
+            ("before the header of disk.raw does", Vec::new()),
+            ("not end with the boot signature", sparse("disk.raw", GIB, &[(0, 511)])),
+            ("not end with the boot signature", sparse("disk.raw", GIB, &[(1, 1000)])),
+            ("not end with the boot signature", sparse("disk.raw", GIB, &[])),
+            ("disk.raw is no disk: it is a qcow2 image", {
+                let mut bytes = good();
+                bytes[BLOCK..BLOCK + 4].copy_from_slice(b"QFI\xfb");
+                bytes
+            }),
         ];
         for (expected, bytes) in table {
-            let error = check(&bytes[..]).unwrap_err();
+            let error = check(&bytes).unwrap_err();
             assert!(error.to_string().contains(expected), "{expected}: {error}");
         }
     }

@@ -6,7 +6,7 @@
 
 /// Length of a footer, and of a page.
 pub const FOOTER: usize = 512;
-/// What the length of the disk is a multiple of.
+/// The length of the disk is a multiple of this.
 const ALIGNMENT: u64 = 1 << 20;
 const COOKIE: &[u8; 8] = b"conectix";
 /// The only type that Azure takes.
@@ -40,7 +40,7 @@ fn may_be_vhd(image: u64) -> bool {
 ///
 /// # Errors
 ///
-/// What is wrong with the footer it has, or with its length.
+/// The footer it has is wrong, or its length is.
 pub fn complete(image: u64, end: &[u8; FOOTER], seed: &str) -> Result<Option<[u8; FOOTER]>, String> {
     if !end.starts_with(COOKIE) {
         if may_be_vhd(image) {
@@ -93,7 +93,8 @@ fn footer(disk: u64, seed: &str) -> [u8; FOOTER] {
     put(12, &0x0001_0000_u32.to_be_bytes());
     put(DATA_OFFSET, &NOWHERE);
     // The time of creation stays 0: a repeat makes the same bytes.
-    put(28, b"ciup");
+    // Readers that go by the geometry, which is shorter than most disks, go by the length where Hyper-V is the creator.
+    put(28, b"win ");
     put(32, &0x0001_0000_u32.to_be_bytes());
     put(40, &disk.to_be_bytes());
     put(CURRENT_SIZE, &disk.to_be_bytes());
@@ -211,6 +212,36 @@ mod tests {
             let reason = complete(image, &end, "").unwrap_err();
             assert!(reason.contains(part), "{part}: {reason}");
         }
+    }
+
+    /// Where qemu-img is installed: 5 GiB has no geometry of its own, and the last sectors hold the backup of a GPT.
+    #[test]
+    fn qemu_sees_every_sector_of_a_disk() {
+        let disk = 5 * 1024 * MIB;
+        let [high, low, heads, sectors] = geometry(disk);
+        let by_geometry = u64::from(u16::from_be_bytes([high, low])) * u64::from(heads) * u64::from(sectors) * 512;
+        assert!(by_geometry < disk);
+        let footer = footer(disk, "seed");
+        assert_eq!(&footer[28..32], b"win ");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.vhd");
+        let file = std::fs::File::create(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &footer, disk).unwrap();
+        let mut qemu = std::process::Command::new("qemu-img");
+        let output = match qemu.args(["info", "--output=json", "-f", "vpc"]).arg(&path).output() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                eprintln!("qemu-img is not installed: only the bytes were looked at");
+                return;
+            }
+            output => output.unwrap(),
+        };
+        let info: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            info["virtual-size"],
+            disk,
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// Worked out by hand, step by step.

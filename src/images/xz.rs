@@ -1,8 +1,9 @@
 //! Decodes .xz files block by block, on all threads at once.
 //!
 //! Blocks are independent of each other. They are cut out of the ordered stream without decoding it, and a pool of
-//! threads that all images share decodes them, each by itself. A block that is too large for that, or that finds no
-//! memory free, is decoded as it comes in, in constant memory; so is the one block of a file that has no more.
+//! threads that all images share decodes them, each by itself. A block that is too large for that, as those of `xz -9` are,
+//! is held compressed and decoded in steps beside the others, if the target takes the image in any order. A block that
+//! finds no memory free is decoded as it comes in, in constant memory; so is the one block of a file that has no more.
 //! Headers, index, footer, and padding are verified here, the blocks and their checks by liblzma.
 
 mod block;
@@ -19,9 +20,10 @@ use aws_lc_rs::digest::{Context, SHA256};
 use bytes::{Buf, Bytes};
 use flate2::Crc;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use block::Cutter;
-use decoding::{Decoding, Whole};
+use decoding::{Decoding, Whole, broke};
 use flow::{Budget, Flow, Outlet};
 use format::{BlockHeader, Record, StreamHeader, Vli, bad};
 use pool::Pool;
@@ -35,7 +37,7 @@ use super::source::{Error, Lane, Order, Piece};
 
 /// The first bytes of every .xz file.
 pub(super) const MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
-/// What one image may hold of the budget, per decoding thread and for three more blocks that are cut, wait, or leave:
+/// The share of the budget that one image may hold, per decoding thread and for three more blocks that are cut, wait, or leave:
 /// the 24 MiB of `xz -6 -T0` decoded, and a third of it compressed. Two processors come to 160 MiB.
 const SHARE_PER_BLOCK: u64 = 32 << 20;
 const MORE_BLOCKS: u64 = 3;
@@ -50,6 +52,8 @@ pub(super) struct Decoders {
     pool: Pool,
     budget: Arc<Budget>,
     share: u64,
+    threads: u64,
+    memory: u64,
     /// For all kinds of files.
     pub dictionaries: Dictionaries,
 }
@@ -61,6 +65,8 @@ impl Decoders {
         Self {
             pool: Pool::new(threads),
             budget: Arc::new(Budget::new(memory)),
+            threads: threads.max(1) as u64,
+            memory,
             share: memory.min(blocks.saturating_mul(SHARE_PER_BLOCK)),
             dictionaries: Dictionaries::default(),
         }
@@ -100,7 +106,7 @@ impl From<io::Error> for Fault {
 /// the pieces may still be in the lanes.
 pub(super) async fn decode(
     stored: &mut Stored,
-    decoders: &Decoders,
+    decoders: &Arc<Decoders>,
     turn: Turn,
     order: Order,
     lanes: &mpsc::Sender<Result<Piece<Lane>, Error>>,
@@ -114,6 +120,7 @@ pub(super) async fn decode(
         lanes,
         flow,
         turn,
+        steps: JoinSet::new(),
         shared: None,
         offset: 0,
     };
@@ -130,7 +137,7 @@ pub(super) async fn decode(
     Ok(())
 }
 
-/// Whatever ends the image, its blocks are not decoded in vain.
+/// Stops the decoding of blocks when the image ends, for whatever reason.
 struct StopOnDrop(Arc<Flow>);
 
 impl Drop for StopOnDrop {
@@ -142,10 +149,12 @@ impl Drop for StopOnDrop {
 /// A file that is being read.
 struct File<'a> {
     stored: &'a mut Stored,
-    decoders: &'a Decoders,
+    decoders: &'a Arc<Decoders>,
     lanes: &'a mpsc::Sender<Result<Piece<Lane>, Error>>,
     flow: Arc<Flow>,
     turn: Turn,
+    /// Blocks that are decoded in steps.
+    steps: JoinSet<()>,
     /// The one outlet for all blocks, if the target takes them in any order.
     shared: Option<Outlet>,
     /// Where in the image the next block begins.
@@ -203,6 +212,16 @@ impl File<'_> {
         let largest = self.flow.largest();
         // A block that does not tell its size may be small enough, and is if it ends soon.
         let needed = block.cutter.claim().unwrap_or(largest);
+        if let Some(needed) = block.cutter.claim_in_steps().filter(|_| needed > largest)
+            && let Some(lease) = self.room_for_steps(needed).await?
+        {
+            while !block.cutter.is_complete() {
+                block.pieces.push(block.cutter.cut(self.some().await?)?);
+            }
+            let record = self.in_steps(stream, block, lease).await?;
+            self.offset += record.uncompressed;
+            return Ok(record);
+        }
         let lease = if needed > largest {
             None
         } else {
@@ -246,6 +265,38 @@ impl File<'_> {
         Ok(record)
     }
 
+    /// Memory for a block that is decoded in steps. `None` where there is not enough for one on each thread, or where the
+    /// target wants the image in order: it would wait for the last block, and the others for it.
+    async fn room_for_steps(&self, needed: u64) -> Result<Option<Lease>, Fault> {
+        let all = needed.saturating_mul(self.decoders.threads);
+        if self.shared.is_none() || all > self.decoders.memory {
+            return Ok(None);
+        }
+        self.flow.widen(all);
+        Ok(self.flow.room(needed).await?)
+    }
+
+    /// Decodes a block that is here beside others.
+    async fn in_steps(&mut self, stream: &StreamHeader, block: Block, lease: Lease) -> Result<Record, Fault> {
+        let record = block.cutter.record();
+        let whole = Whole {
+            stream: *stream,
+            record,
+            offset: self.offset,
+            pieces: block.pieces,
+        };
+        let outlet = self.outlet().await?;
+        let begun = self.flow.begin();
+        let decoders = self.decoders.clone();
+        while self.steps.try_join_next().is_some() {}
+        self.steps.spawn(async move {
+            let outcome = whole.in_steps(&decoders.pool, STEP, outlet).await;
+            drop(lease);
+            begun.end(outcome);
+        });
+        Ok(record)
+    }
+
     /// Decodes a block as it comes in.
     async fn plain(&mut self, stream: &StreamHeader, mut block: Block, mut lease: Lease) -> Result<Record, Fault> {
         lease.keep(block.cutter.seen());
@@ -275,12 +326,7 @@ impl File<'_> {
                 let outcome = decoding.step(STEP);
                 (decoding, outcome)
             };
-            let (back, outcome) = self
-                .decoders
-                .pool
-                .step(step)
-                .await
-                .ok_or_else(|| io::Error::other("a decoder broke down"))?;
+            let (back, outcome) = self.decoders.pool.step(step).await.ok_or_else(broke)?;
             outcome?;
             decoding = back;
         }
@@ -372,7 +418,7 @@ impl File<'_> {
 /// A block that is being cut.
 struct Block {
     cutter: Cutter,
-    /// What a decoder that takes it as it comes in has to remember.
+    /// Bytes that a decoder has to remember that takes the block as it comes in.
     remembered: u64,
     /// Its header, and what came behind it.
     pieces: Vec<Bytes>,

@@ -1,4 +1,4 @@
-//! The broker: one connection, made anew whenever it is needed and gone.
+//! The broker: one connection, opened again whenever it is needed and lost.
 //!
 //! Who reconnects, and how often, is decided by the callers; nothing here waits. Server-named queues get a new name on
 //! each connection, so that a library's own recovery, which declares under the old names, is of no use.
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Broker {
     }
 }
 
-/// What consuming needs: the channel that settles, and a consumer for each queue.
+/// The parts of a subscription: the channel that settles, and a consumer for each queue.
 #[derive(Debug)]
 pub struct Subscription {
     /// Deliveries are settled on it.
@@ -119,7 +119,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// As [`Self::channel`]; and a queue or binding that cannot be had, or may not be read.
+    /// As [`Self::channel`]; and a queue or binding that is missing, or may not be read.
     pub async fn subscribe(&self) -> Result<Subscription, Error> {
         let connection = self.connection().await?;
         let channel = answered(connection.create_channel()).await.map_err(Error::Channel)?;
@@ -153,7 +153,7 @@ impl Broker {
         })
     }
 
-    /// Proves that the broker lets us in and has the queues that are not ours to make, changing nothing. Returns the
+    /// Proves that the broker accepts our credentials and has the queues that are not ours to make, changing nothing. Returns the
     /// queues' names.
     ///
     /// # Errors
@@ -204,7 +204,7 @@ impl Broker {
             Err(_) => Err(Error::Unconfirmed { topic }),
         };
         if outcome.is_err() {
-            // Whatever happened, the next try starts on a fresh channel.
+            // After any failure, the next try starts on a fresh channel.
             *self.publisher.lock().await = None;
         }
         outcome
@@ -269,7 +269,7 @@ impl Broker {
         }
     }
 
-    /// Ends the connection, if there is one. What was not settled goes back to the queue.
+    /// Ends the connection, if there is one. Deliveries that were not settled go back to the queue.
     pub async fn close(&self) {
         if let Some(connection) = self.connection.lock().await.take()
             && let Err(error) = answered(connection.close(200, "stopping".into())).await

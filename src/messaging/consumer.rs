@@ -1,6 +1,6 @@
 //! Delivery in, acknowledgement out: the only place that settles a delivery.
 //!
-//! The loop reconnects for ever. Work goes on while the broker is away; only what an operator has to fix ends the process,
+//! The loop reconnects without end. Work goes on while the broker is away; only what an operator has to fix ends the process,
 //! with the exit codes of the existing client. The work itself is behind [`Jobs`]: this module knows nothing of publishing.
 
 use std::pin::pin;
@@ -18,78 +18,18 @@ use crate::base::health::{Count, Health, Trouble};
 use crate::base::metrics;
 use crate::base::retry::{Policy, Waits};
 use crate::messaging::broker::{Broker, Error, Subscription};
-use crate::messaging::message::{Intent, Message, Properties, Request};
+use crate::messaging::jobs::Jobs;
+use crate::messaging::message::{Intent, Message, Properties};
 
 /// A broker that keeps refusing this client, or has no queue any more, gets this long before the process ends.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(5 * 60);
 /// Limits the settling of one delivery. An acknowledgement is written and has no answer. On a connection that breaks just
-/// then, the client library may wait for ever; nothing else would be done meanwhile, not even for a signal.
+/// then, the client library may wait without end; nothing else would be done meanwhile, not even for a signal.
 const SETTLING: Duration = Duration::from_secs(5);
 /// Limits the farewell to the broker: a silent one must not hold up the end of the process.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// The longest wait before reconnecting, so that a broker that is back is used soon.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-
-/// The work that deliveries wait for. A ticket (`T`) stands for one delivery, and comes back when it is to be settled.
-pub trait Jobs<T: 'static> {
-    /// Starts the work that a message asks for, or adds the ticket to that work if it is running. A message that is
-    /// delivered again after its work has ended gets its ticket back at once, with the outcome.
-    fn join(&mut self, request: Request, ticket: T, redelivered: bool) -> Option<(T, Disposition)>;
-
-    /// Waits for the next work to end; for ever while none is running. May be dropped and called again.
-    fn next(&mut self) -> impl Future<Output = Ended<T>>;
-
-    /// Keeps an outcome that no delivery could be settled with, for when the messages come back.
-    fn remember(&mut self, subjects: Vec<Subject>, disposition: Disposition);
-
-    /// The tickets of all work that has not ended.
-    fn tickets(&self) -> impl Iterator<Item = &T>;
-
-    /// The number of composes in work.
-    fn len(&self) -> usize;
-
-    /// True while no compose is in work.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Starts no further work, and lets no delivery rest before it goes back to the queue.
-    fn stop(&mut self);
-
-    /// Drops the running work. Its deliveries stay unsettled and come back.
-    fn abandon(&mut self);
-}
-
-/// A compose in one location: messages about the same subject ask for the same work.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Subject {
-    /// The compose's id.
-    pub compose: String,
-    /// Its location.
-    pub location: String,
-}
-
-impl Subject {
-    /// The subject of a message.
-    #[must_use]
-    pub fn of(request: &Request) -> Self {
-        Self {
-            compose: request.compose.to_string(),
-            location: request.location.to_string(),
-        }
-    }
-}
-
-/// Work that has ended, and the deliveries to be settled with it.
-#[derive(Debug)]
-pub struct Ended<T> {
-    /// The composes and locations that this is the outcome of.
-    pub subjects: Vec<Subject>,
-    /// The decision about the deliveries.
-    pub disposition: Disposition,
-    /// Those that joined.
-    pub tickets: Vec<T>,
-}
 
 /// A delivery that waits for the work on its compose.
 #[derive(Debug)]

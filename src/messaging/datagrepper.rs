@@ -12,7 +12,7 @@ use crate::base::retry::Policy;
 /// Far more than any message on the bus.
 const LIMIT: u64 = 16 << 20;
 
-/// Fetches a message. Passing failures are retried for about a minute.
+/// Fetches a message. Transient failures are retried for about a minute.
 ///
 /// # Errors
 ///
@@ -40,10 +40,10 @@ pub async fn fetch(http: &Client, service: &Url, id: Uuid) -> Result<Message, Er
     }
 }
 
-/// A message that cannot be had.
+/// A message that cannot be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is none of this id.
+    /// The service has no message of this id.
     #[error("find message {id}: {service} does not know it")]
     Unknown {
         /// The id.

@@ -29,12 +29,12 @@ pub struct Request {
     /// When its message was sent, or else read: a message that is delivered again is as old as before.
     pub announced: Timestamp,
     /// Where the request came from.
-    pub origin: Origin,
+    pub origin: RequestSource,
 }
 
 /// Where a request came from, in the words of the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum RequestSource {
     /// A message with this id.
     Message(String),
     /// A message in this file.
@@ -43,7 +43,7 @@ pub enum Origin {
     Compose(String),
 }
 
-impl Origin {
+impl RequestSource {
     /// The arguments of `reconsume` that name it.
     #[must_use]
     pub fn arguments(&self) -> Vec<String> {
@@ -55,19 +55,19 @@ impl Origin {
     }
 }
 
-/// What a message asks for.
+/// The request in a message.
 #[derive(Debug, Clone)]
 pub enum Intent {
     /// To publish a compose.
     Publish(Request),
-    /// Nothing of us.
+    /// No action.
     Nothing(Reason),
 }
 
 impl Intent {
-    /// The wish of an operator who names a compose instead of a message.
+    /// The intent of an operator who names a compose instead of a message.
     #[must_use]
-    pub fn of_compose(id: &str, location: Resource, origin: Origin) -> Self {
+    pub fn of_compose(id: &str, location: Resource, origin: RequestSource) -> Self {
         match ComposeId::parse(id) {
             Ok(compose) => Self::Publish(Request {
                 compose,
@@ -80,9 +80,9 @@ impl Intent {
         }
     }
 
-    /// The same wish, asked for in these words.
+    /// The same intent, from another source.
     #[must_use]
-    pub fn from(self, origin: Origin) -> Self {
+    pub fn from(self, origin: RequestSource) -> Self {
         match self {
             Self::Publish(request) => Self::Publish(Request { origin, ..request }),
             Self::Nothing(reason) => Self::Nothing(reason),
@@ -90,7 +90,7 @@ impl Intent {
     }
 }
 
-/// Why nothing is to be done.
+/// The reason for doing nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// It has not finished, or has failed.
@@ -101,12 +101,12 @@ pub enum Reason {
         /// The status.
         status: String,
     },
-    /// Nobody publishes such composes.
+    /// This service does not publish such composes.
     #[error("{compose}: {why}")]
     Family {
         /// The compose.
         compose: String,
-        /// Why not.
+        /// The reason.
         why: NotOurs,
     },
 }
@@ -140,7 +140,7 @@ pub struct Message {
     body: Map<String, Value>,
 }
 
-/// What comes with a delivery besides its body.
+/// The properties and headers of a delivery that are read.
 #[derive(Debug, Default)]
 pub struct Properties<'a> {
     /// The AMQP property `message_id`.
@@ -204,7 +204,7 @@ impl Message {
         })
     }
 
-    /// What the message asks for. `folder` is where relative locations are taken from; `None` for messages that did
+    /// The request in the message. `folder` is where relative locations are taken from; `None` for messages that did
     /// not come from an operator, which may name http and https only.
     ///
     /// # Errors
@@ -233,14 +233,14 @@ impl Message {
         let location = location.map_err(Error::Location)?;
         // Datagrepper knows messages by such ids only.
         let origin = match Uuid::parse_str(&self.id) {
-            Ok(_) => Origin::Message(self.id.clone()),
-            Err(_) => Origin::Compose(location.to_string()),
+            Ok(_) => RequestSource::Message(self.id.clone()),
+            Err(_) => RequestSource::Compose(location.to_string()),
         };
         let now = Timestamp::now();
         Ok(Intent::Publish(Request {
             compose,
             location,
-            // Whose clock is ahead has not seen the future.
+            // A sender whose clock is ahead must not date the message in the future.
             announced: self.sent.map_or(now, |sent| sent.min(now)),
             label: self
                 .body
@@ -283,7 +283,7 @@ pub enum Error {
     #[error("read the message: {0:?} is missing or has the wrong type")]
     Field(&'static str),
     /// A severity that does not exist.
-    #[error("read the message: there is no severity {0}")]
+    #[error("read the message: severity {0} is none of 10, 20, 30, 40")]
     Severity(i64),
     /// The compose is somewhere we do not go.
     #[error("read the message")]
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_nobody_says_why() {
+    fn an_irrelevant_message_says_why() {
         let table = [
             (r#"{"status": "STARTED"}"#, "the compose's status is \"STARTED\""),
             (
@@ -332,7 +332,7 @@ mod tests {
         for (body, expected) in table {
             match delivery(body).unwrap().wish(None).unwrap() {
                 Intent::Nothing(reason) => assert_eq!(reason.to_string(), expected),
-                Intent::Publish(_) => panic!("{body} is to be left alone"),
+                Intent::Publish(_) => panic!("{body} is to be ignored"),
             }
         }
     }

@@ -12,8 +12,9 @@ use crate::base::failure::{Class, Classified};
 use crate::base::metrics;
 use crate::base::retry::Policy;
 use crate::messaging::broker::{Broker, Outgoing};
+use crate::model::deliverable::Deliverable;
 use crate::model::outcome::Place;
-use crate::model::select::{Deliverable, Target};
+use crate::model::target::Location;
 
 /// The space in which topic and body make a message id. An arbitrary constant, which must never change.
 const IDS: Uuid = Uuid::from_u128(0x6f0c_9c1e_52d0_4a63_9d63_1f0b_7c2a_9e58);
@@ -27,7 +28,7 @@ pub struct Notice {
     pub id: Uuid,
     /// Without the configured prefix.
     pub topic: String,
-    /// What consumers read.
+    /// The JSON object that consumers read.
     pub body: Value,
     /// The name of the body's schema; none for deliverables the package does not know.
     pub schema: Option<String>,
@@ -36,7 +37,7 @@ pub struct Notice {
 }
 
 impl Notice {
-    /// What will be announced if everything goes well, with `null` for what only the provider can know.
+    /// The notice of a publication without failures, with `null` for ids that only the provider knows.
     #[must_use]
     pub fn planned(deliverable: &Deliverable) -> Self {
         let configured: Vec<_> = deliverable
@@ -47,7 +48,7 @@ impl Notice {
         Self::new(deliverable, &configured)
     }
 
-    /// What is announced of these places.
+    /// The notice that the deliverable is at these places.
     #[must_use]
     pub fn of(deliverable: &Deliverable, places: &[Place]) -> Self {
         let live: Vec<_> = places
@@ -57,27 +58,12 @@ impl Notice {
         Self::new(deliverable, &live)
     }
 
-    fn new(deliverable: &Deliverable, places: &[(&str, Option<&str>)]) -> Self {
+    fn new(deliverable: &Deliverable, places: &[Location<'_>]) -> Self {
+        let target = deliverable.target.describe();
         let topic = deliverable.topic();
-        let body = body(deliverable, places);
-        let containers = match &deliverable.target {
-            Target::Repository { repository, tags } => places
-                .iter()
-                .flat_map(|(registry, _)| tags.iter().map(move |tag| format!("{registry}/{repository}:{tag}")))
-                .collect(),
-            Target::Ami { .. }
-            | Target::GalleryVersion { .. }
-            | Target::GceImage { .. }
-            | Target::Disk { .. }
-            | Target::Layout { .. } => Vec::new(),
-        };
-        let schema = match deliverable.target {
-            Target::Disk { .. } | Target::Layout { .. } => None,
-            Target::Ami { .. }
-            | Target::GalleryVersion { .. }
-            | Target::GceImage { .. }
-            | Target::Repository { .. } => Some(deliverable.schema()),
-        };
+        let body = Value::Object(target.body(deliverable, places));
+        let schema = target.has_schema().then(|| deliverable.schema());
+        let containers = target.containers(places);
         Self {
             id: Uuid::new_v5(&IDS, format!("{topic}\n{}", sorted(&body)).as_bytes()),
             topic,
@@ -113,54 +99,6 @@ impl Notice {
             body: self.body.to_string().into_bytes(),
         }
     }
-}
-
-/// The body of section "messages it publishes" for each provider. `places` are locations and, where known, ids.
-fn body(deliverable: &Deliverable, places: &[(&str, Option<&str>)]) -> Value {
-    let mut body = Map::new();
-    let mut put = |key: &str, value: Value| drop(body.insert(key.to_owned(), value));
-    let locations: Vec<&str> = places.iter().map(|(location, _)| *location).collect();
-    // Where all locations share one thing.
-    let id = json!(places.iter().find_map(|(_, id)| *id));
-    put("compose_id", json!(deliverable.compose.as_str()));
-    put("release", json!(deliverable.release.number));
-    match &deliverable.target {
-        Target::Repository { .. } | Target::Layout { .. } => put("architectures", json!(deliverable.architectures())),
-        Target::Ami { .. } | Target::GalleryVersion { .. } | Target::GceImage { .. } | Target::Disk { .. } => {
-            put("architecture", json!(deliverable.architectures()[0]));
-            put("subvariant", json!(deliverable.subvariant));
-        }
-    }
-    match &deliverable.target {
-        Target::Ami { name } => {
-            put("image_name", json!(name));
-            let regions = places.iter().map(|(region, ami)| ((*region).to_owned(), json!(ami)));
-            put("regions", Value::Object(regions.collect()));
-        }
-        Target::GalleryVersion { definition, version } => {
-            put("image_definition_name", json!(definition));
-            put("image_version_name", json!(version));
-            put("image_resource_id", id);
-            put("regions", json!(locations));
-        }
-        Target::GceImage {
-            name,
-            family,
-            storage_locations,
-        } => {
-            put("image_name", json!(name));
-            put("family", json!(family));
-            put("image_url", id);
-            put("storage_locations", json!(storage_locations));
-        }
-        Target::Repository { repository, tags } => {
-            put("repository", json!(repository));
-            put("registries", json!(locations));
-            put("tags", json!(tags));
-        }
-        Target::Disk { path } | Target::Layout { path, .. } => put("path", json!(path)),
-    }
-    Value::Object(body)
 }
 
 /// JSON with the keys of every object in order, so that equal values give equal text.

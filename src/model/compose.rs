@@ -34,7 +34,7 @@ pub struct Label {
     pub numbers: String,
 }
 
-/// What a candidate is a candidate for.
+/// The milestones that a candidate can become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Milestone {
     /// The beta release.
@@ -95,7 +95,7 @@ impl Compose {
     ///
     /// # Errors
     ///
-    /// Metadata that cannot be had, or is not what it should be; see [`Error`].
+    /// Metadata that cannot be read or understood; see [`Error`].
     pub async fn fetch(http: &Client, location: &Resource, id: &ComposeId, label: Option<&str>) -> Result<Self, Error> {
         let file = location.join("metadata/images.json");
         let mut compose = Self::parse(&read(http, &file).await?, location, id)?;
@@ -267,7 +267,7 @@ fn plain(value: &Value) -> String {
 /// A compose that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file of the metadata is missing, or cannot be had.
+    /// A file of the metadata is missing, or cannot be read.
     #[error("read the compose's metadata")]
     Read(#[source] ReadError),
     /// Not JSON, or not of the form productmd describes.
@@ -278,14 +278,14 @@ pub enum Error {
         /// Where it stops making sense.
         source: serde_json::Error,
     },
-    /// A format nobody here has seen.
+    /// A major version of the format that this program does not know.
     #[error("understand {kind} {version} in {location}: only major version 1 is known")]
     Version {
         /// The compose.
         location: String,
-        /// What the file says it is.
+        /// The type that the file states.
         kind: String,
-        /// What version it says it has.
+        /// The version that the file states.
         version: String,
     },
     /// The location holds another compose than the message says.

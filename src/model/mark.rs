@@ -13,9 +13,9 @@ pub const OWNER: &str = "cloud-image-uploader";
 /// Before each name of a mark among the annotations of a container image.
 pub const ANNOTATIONS: &str = "org.fedoraproject.cloud-image-uploader.";
 
-/// What identifies a published image, encoded as tags, labels, or annotations, as each provider allows.
+/// The identity of a published image, encoded as tags, labels, or annotations, as each provider allows.
 ///
-/// It is plain text that an operator can read and edit.
+/// The encoded form is plain text that an operator can read and edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     /// The compose it came from.

@@ -1,4 +1,4 @@
-//! What became of a deliverable, location by location.
+//! The outcome of a deliverable, location by location.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -63,7 +63,7 @@ impl Outcome {
 pub struct Place {
     /// The location's configured name: a region, a registry's url, a folder.
     pub location: String,
-    /// What it is called there: an AMI id, a resource id, a digest, a path.
+    /// Its name at that location: an AMI id, a resource id, a digest, a path.
     pub id: String,
     /// Whether this process made it.
     pub origin: Origin,

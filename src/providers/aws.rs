@@ -1,18 +1,19 @@
 //! AWS: an AMI in each region, one for each architecture.
 //!
-//! *Stage* makes, in order: a snapshot in the base region, by import from an object in a bucket or block by block; a copy
-//! of it in every other region; and an image registered from each, as soon as it is there. All of it is private. The
-//! object is deleted when the snapshot is there; snapshots stay as long as their images
+//! *Stage* creates, in order: a snapshot in the base region, by import from an object in a bucket or block by block; a copy
+//! of it in every other region; and an image from each snapshot, as soon as it is complete. All of it is private. The object
+//! is deleted when the snapshot is complete; snapshots are kept as long as their images
 //! ([what they cost](https://aws.amazon.com/ebs/pricing/): the data that is not zero, in each region). *Release* makes
-//! snapshots and images public, with the end of life as their deprecation date, and reads them again.
+//! snapshots and images public, sets the end of life as the deprecation date, and reads every change back.
 //!
-//! Nothing is remembered between runs: objects are found by their key, everything else by its tags or name. Image names
-//! are unique in a region, which makes two processes end with one image; each then looks for snapshots that no image uses.
+//! The program keeps no state between runs: it finds objects by their key and everything else by tags or name. Image names
+//! are unique in a region, so two processes end with one image; each then deletes the snapshots that no image uses.
 
 mod ami;
 mod check;
 mod client;
 mod codes;
+mod confirm;
 mod ebs;
 mod error;
 mod import;
@@ -20,8 +21,8 @@ mod publish;
 mod register;
 mod s3;
 mod snapshot;
+mod spec;
 mod stage;
-mod wanted;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,8 +33,8 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use self::client::{Clients, Region};
 use self::error::Error;
-use self::stage::{Lacking, Stage};
-use self::wanted::Wanted;
+use self::spec::AmiSpec;
+use self::stage::{MissingRegion, Stage};
 use super::contract::{Finding, Publish, Task};
 use crate::base::failure::Failure;
 use crate::config::Environment;
@@ -42,8 +43,8 @@ use crate::images::source::CHUNK;
 use crate::model::outcome::{Failed, Origin, Outcome, Place};
 use crate::model::select::Deliverable;
 
-/// What all images together hold of parts and blocks on their way to AWS, besides `buffer_memory`. Enough for two images at
-/// all the parts they have in flight, or for 128 blocks; the largest part must fit.
+/// The memory for parts and blocks in flight to AWS, of all images together, besides `buffer_memory`. It suffices for all
+/// parts in flight of two images, or for 128 blocks; the largest part must fit.
 const UPLOAD_MEMORY: usize = 64 << 20;
 
 /// Publishes to EC2.
@@ -56,13 +57,13 @@ pub struct AwsProvider {
 }
 
 impl AwsProvider {
-    /// Connects to nothing yet. Credentials are looked for when they are needed.
+    /// Opens no connection. Credentials are looked up when they are needed.
     #[must_use]
     pub fn new(section: &Aws, environment: &Environment) -> Self {
         let copies = |region| (region, Arc::new(Semaphore::new(section.copy_concurrency)));
         let chunks = match section.snapshot_method {
             SnapshotMethod::S3Import { .. } => UPLOAD_MEMORY / CHUNK,
-            // Who asks for more in flight gets it.
+            // A larger configured number of requests raises the limit.
             SnapshotMethod::EbsDirect { requests, .. } => requests.max(UPLOAD_MEMORY / CHUNK),
         };
         Self {
@@ -88,11 +89,11 @@ impl Publish for AwsProvider {
     }
 
     async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
-        let wanted = &Wanted::of(deliverable, &self.section)?;
+        let spec = &AmiSpec::of(deliverable, &self.section)?;
         let clients = self.clients().await;
         let looks = deliverable.locations.iter().map(|location| async move {
             let looked = match clients.region(location) {
-                Ok(region) => ami::look(region, wanted).await.map(|ami| (region, ami)),
+                Ok(region) => ami::find(region, spec).await.map(|ami| (region, ami)),
                 Err(error) => Err(error),
             };
             (location, looked)
@@ -105,9 +106,9 @@ impl Publish for AwsProvider {
                     staged.places.push(place(location, &ami.id, Origin::Found));
                     finished.push((region, ami));
                 }
-                Ok((region, pending)) if task.concerns(location) => lacking.push(Lacking { region, pending }),
+                Ok((region, pending)) if task.concerns(location) => lacking.push(MissingRegion { region, pending }),
                 Ok(_) => {}
-                Err(error @ (Error::Taken { .. } | Error::Foreign { .. } | Error::Twins { .. })) => {
+                Err(error @ (Error::OtherContent { .. } | Error::Foreign { .. } | Error::DuplicateNames { .. })) => {
                     let failure = Failure::from(error);
                     taken.get_or_insert(failure.clone());
                     if task.concerns(location) {
@@ -126,14 +127,14 @@ impl Publish for AwsProvider {
                 }
             }
         }
-        // A name that means something else somewhere is not given to this image anywhere.
+        // If the name stands for other content in one region, no region gets it.
         if let Some(failure) = taken.filter(|_| finished.is_empty()) {
             return Err(failure);
         }
         let stage = Stage {
             section: &self.section,
             clients,
-            wanted,
+            spec,
             task,
             copies: &self.copies,
             memory: &self.memory,
@@ -149,7 +150,7 @@ impl Publish for AwsProvider {
                     }
                 }
             }
-            // Where the image is live already, that counts, whatever is the matter with its bytes now.
+            // Regions that have the image already count, even if its bytes cannot be read now.
             Err(failure) if staged.places.is_empty() => return Err(failure),
             Err(failure) => {
                 let failures = regions.iter().map(|region| failed(region, failure.clone()));
@@ -190,7 +191,7 @@ impl Publish for AwsProvider {
 }
 
 impl AwsProvider {
-    /// `None` where users do not find it, and nothing may be changed.
+    /// Releases one place; `None` if it may not be changed and users cannot find it.
     async fn release_place(
         &self,
         region: &Region,

@@ -1,14 +1,16 @@
 //! Azure: disks as versions of image definitions in a
 //! [compute gallery](https://learn.microsoft.com/azure/virtual-machines/azure-compute-gallery).
 //!
-//! In order: the gallery and the image definition, where they are missing; a page blob in the storage account, written
-//! sparse and in parallel; a version made from the blob, excluded from latest and replicated to the target regions; then the
-//! blob goes, and the retention policy runs. Replicas are billed as storage in every region, and the copies as traffic
-//! between them. Promotion to latest is by hand.
+//! The program creates, in order: the gallery and the image definition, where they are missing; a page blob in the storage
+//! account, written sparse and in parallel; a version imported from the blob, excluded from latest and replicated to the
+//! target regions. Then it deletes the blob. Replicas are billed as storage in every region, and the copies as traffic
+//! between regions. Operators promote a version to latest by hand.
 //!
-//! Azure makes a version as a whole: only at the end does it say that a region has failed, and take changes. A blob stays only
-//! as long as it may be of use: not where its disk or its name turned out to be unfit, but where the program gave up on
-//! passing failures, since `reconsume` needs no upload then. Fedora's storage account deletes blobs after a week.
+//! Azure creates a version as a whole: only at the end does it report that a region failed, and accept changes. It repairs a
+//! version only as long as the source blob exists; without it, a change of regions leaves the version `Failed`. So the blob
+//! is kept until the version is `Succeeded` and every wanted region has it or was refused for good. After the program gave up
+//! on a transient failure, the blob serves `reconsume`, which uploads it again if it is gone. Fedora's storage account
+//! deletes blobs after a week. The blob of a disk or a name that proved unfit is deleted at once.
 
 mod blob;
 mod check;
@@ -19,6 +21,7 @@ mod error;
 mod gallery;
 mod identity;
 mod pages;
+mod release;
 mod slot;
 mod stage;
 mod upload;
@@ -37,14 +40,16 @@ use self::error::Error;
 use self::gallery::Gallery;
 use self::identity::Identity;
 use self::slot::Slot;
-use self::version::Version;
+use self::stage::Job;
 use super::contract::{Finding, Publish, Retire, Retired, Task};
 use crate::base::failure::{Class, Failure};
 use crate::base::http;
 use crate::config::Environment;
 use crate::config::azure::{Azure, canonical};
-use crate::model::outcome::{Failed, Outcome, Place};
+use crate::model::mark::Mark;
+use crate::model::outcome::Outcome;
 use crate::model::select::{Deliverable, Target};
+use crate::model::target::azure::GalleryVersion;
 
 /// Publishes to a compute gallery.
 #[derive(Debug)]
@@ -53,12 +58,14 @@ pub struct AzureProvider {
     identity: Arc<Identity>,
     container: Container,
     gallery: Gallery,
-    /// The path of the resource group below Resource Manager.
+    /// The path of the resource group below Resource Manager's endpoint.
     group: String,
-    /// For writes of all images.
+    /// Bounds the writes of all images together.
     slots: Arc<Semaphore>,
     /// One run of the retention policy at a time.
     cleaning: Mutex<()>,
+    /// Gates stand between stage and release.
+    gated: bool,
 }
 
 impl AzureProvider {
@@ -75,7 +82,7 @@ impl AzureProvider {
                 Error::Credentials(texts.join("; "))
             })?;
         let client = http::client()?;
-        // The silence of a server that takes 4 MiB is not that of a dead one.
+        // A server that receives 4 MiB may be silent for longer than a dead one is waited for.
         let uploads = http::builder().read_timeout(blob::WRITE);
         let uploads = uploads.build().map_err(http::Error::Build)?;
         let group = format!(
@@ -97,7 +104,16 @@ impl AzureProvider {
             group,
             slots: Arc::new(Semaphore::new(upload::ALL_IN_FLIGHT)),
             cleaning: Mutex::default(),
+            gated: false,
         })
+    }
+
+    /// Stages in the gallery's own region only. A community gallery has no private state: users can have a version in every
+    /// region that it is in, so the other regions get it with the release, after the gates. The version is excluded from
+    /// latest in either mode, until an operator promotes it.
+    #[must_use]
+    pub fn gated(self, gated: bool) -> Self {
+        Self { gated, ..self }
     }
 }
 
@@ -115,54 +131,29 @@ impl Publish for AzureProvider {
     }
 
     async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
-        let slot = self.slot(deliverable)?;
-        let staged = self.bring(slot, deliverable, task).await;
+        let mark = Mark::of(deliverable, Some(&deliverable.images[0]));
+        let job = self.job(deliverable, task, &mark)?;
+        let (wanted, home) = (self.wanted(task), self.home());
+        let waits = self.gated && !wanted.is_empty() && !home.is_empty();
+        let regions = if waits { &home } else { &wanted };
+        let reported = |location: &str| {
+            let is_home = canonical(location) == canonical(&self.section.location);
+            task.concerns(location) && (is_home || !waits)
+        };
+        let staged = self.ensure_version(job, regions, reported).await;
         if staged
             .as_ref()
             .is_err_and(|failure| failure.class() == Class::Deliverable)
         {
-            self.remove_blob(slot, deliverable).await;
+            self.discard_blob(job.slot, deliverable).await;
         }
         staged
     }
 
     async fn release(&self, deliverable: &Deliverable, staged: Outcome, task: &Task) -> Result<Outcome, Failure> {
-        let slot = self.slot(deliverable)?;
-        let (mut publication, staged) = Outcome::without_places(staged);
-        if staged.is_empty() {
-            return Ok(publication);
-        }
-        let version = slot.look().await?;
-        let complete = version.as_ref().map(Version::complete).unwrap_or_default();
-        let id = match self.gallery.community_name().await? {
-            Some(gallery) => format!(
-                "/CommunityGalleries/{gallery}/Images/{}/Versions/{}",
-                slot.definition, slot.version
-            ),
-            None => format!("/{}", slot.path()),
-        };
-        for place in staged {
-            if complete.contains(&canonical(&place.location)) {
-                publication.places.push(Place {
-                    id: id.clone(),
-                    ..place
-                });
-            } else if task.concerns(&place.location) {
-                let gone = Error::Region {
-                    name: slot.name(),
-                    region: place.location.clone(),
-                    said: "it was there a moment ago, and is not any more".to_owned(),
-                };
-                publication.failed.push(Failed {
-                    location: place.location,
-                    failure: gone.into(),
-                });
-            }
-        }
-        if !publication.places.is_empty() {
-            self.remove_blob(slot, deliverable).await;
-        }
-        Ok(publication)
+        let mark = Mark::of(deliverable, Some(&deliverable.images[0]));
+        let job = self.job(deliverable, task, &mark)?;
+        self.publish_staged(job, staged).await
     }
 }
 
@@ -174,7 +165,7 @@ impl Retire for AzureProvider {
             unmarked: self.section.clean_up_unmarked,
             now: Timestamp::now(),
         };
-        clean_up::run(&self.gallery, policy, &[], dry_run).await
+        clean_up::run(&self.gallery, policy, dry_run).await
     }
 
     fn interval(&self) -> Option<Duration> {
@@ -183,23 +174,24 @@ impl Retire for AzureProvider {
 }
 
 impl AzureProvider {
-    fn slot<'a>(&'a self, deliverable: &'a Deliverable) -> Result<Slot<'a>, Error> {
-        match &deliverable.target {
-            Target::GalleryVersion { definition, version } => Ok(Slot {
+    fn job<'a>(&'a self, deliverable: &'a Deliverable, task: &'a Task, mark: &'a Mark) -> Result<Job<'a>, Error> {
+        let Target::Azure(GalleryVersion { definition, version }) = &deliverable.target else {
+            return Err(Error::NotAVersion(deliverable.name()));
+        };
+        Ok(Job {
+            slot: Slot {
                 gallery: &self.gallery,
                 definition,
                 version,
-            }),
-            Target::Ami { .. }
-            | Target::GceImage { .. }
-            | Target::Repository { .. }
-            | Target::Disk { .. }
-            | Target::Layout { .. } => Err(Error::NotAVersion(deliverable.name())),
-        }
+            },
+            deliverable,
+            task,
+            mark,
+        })
     }
 }
 
-/// Clean-up that fails must not hide what it follows.
+/// Logs a failed clean-up, which must not hide the error that it follows.
 fn warn(outcome: Result<(), Error>) {
     if let Err(error) = outcome {
         tracing::warn!("could not {}", Failure::from(error));

@@ -77,7 +77,7 @@ impl ContainerProvider {
 impl Publish for ContainerProvider {
     async fn check(&self) -> Vec<Finding> {
         let findings = self.registries.iter().map(|registry| async move {
-            let mut result = Ok("it lets us in".to_owned());
+            let mut result = Ok("authenticated".to_owned());
             if let Some(name) = self.repositories.first()
                 && let Err(error) = registry.repository(name).check().await
             {
@@ -242,17 +242,13 @@ impl ContainerProvider {
 }
 
 fn tags_of(deliverable: &Deliverable) -> Result<&[String], Error> {
-    match &deliverable.target {
-        Target::Repository { tags, .. } => Ok(tags),
-        Target::Ami { .. }
-        | Target::GalleryVersion { .. }
-        | Target::GceImage { .. }
-        | Target::Disk { .. }
-        | Target::Layout { .. } => Err(Error::NotARepository(deliverable.name())),
-    }
+    let Target::Container(repository) = &deliverable.target else {
+        return Err(Error::NotARepository(deliverable.name()));
+    };
+    Ok(&repository.tags)
 }
 
-/// What cannot be published.
+/// A deliverable that cannot be published.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// A registry that cannot be used at all.

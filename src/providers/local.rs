@@ -1,11 +1,12 @@
 //! A local directory: disks as sparse raw files, containers as OCI layouts.
 //!
 //! Below `directory`, in order: `<compose>/<arch>/.<file>.partial` while it is written, `.<file>.<sha256>.staged` when
-//! it is complete and verified, then `<file>` beside `<file>.mark.json`, which says what it is. Only one process at a
-//! time writes to a directory.
+//! it is complete and verified, then `<file>` beside `<file>.mark.json`, which says what it is and when it was last
+//! modified: a file that has changed since is written again. Only one process at a time writes to a directory.
 
 mod disk;
 mod layout;
+mod stamp;
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -19,6 +20,7 @@ use crate::base::failure::{Class, Classified, Failure};
 use crate::config::local::Local;
 use crate::model::outcome::{Outcome, Place};
 use crate::model::select::{Deliverable, Target};
+use crate::model::target::local::LocalImage;
 
 /// Held while a process writes to the directory.
 const LOCK: &str = ".lock";
@@ -30,14 +32,14 @@ pub struct LocalProvider {
     holders: Mutex<Holders>,
 }
 
-/// Who writes to the directory now.
+/// The tasks of this process that write to the directory.
 #[derive(Debug, Default)]
 struct Holders {
     count: usize,
     lock: Option<File>,
 }
 
-/// One who writes to the directory. The last one lets other processes in.
+/// The right of one task to write to the directory. The last one to be dropped opens the directory to other processes.
 struct Claim<'a>(&'a Mutex<Holders>);
 
 impl Drop for Claim<'_> {
@@ -106,15 +108,12 @@ impl Publish for LocalProvider {
 
     async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
         let _claim = self.claim()?;
-        let origin = match &deliverable.target {
-            Target::Disk { path } => disk::stage(&self.directory.join(path), deliverable, task).await?,
-            Target::Layout { path, .. } => layout::stage(&self.directory.join(path), deliverable, task).await?,
-            Target::Ami { .. }
-            | Target::GalleryVersion { .. }
-            | Target::GceImage { .. }
-            | Target::Repository { .. } => {
-                return Ok(Outcome::default());
-            }
+        let Target::Local(local) = &deliverable.target else {
+            return Ok(Outcome::default());
+        };
+        let origin = match local {
+            LocalImage::Disk { path } => disk::stage(&self.directory.join(path), deliverable, task).await?,
+            LocalImage::Layout { path, .. } => layout::stage(&self.directory.join(path), deliverable, task).await?,
         };
         Ok(self.staged(Place {
             location: self.location(),
@@ -125,13 +124,11 @@ impl Publish for LocalProvider {
 
     async fn release(&self, deliverable: &Deliverable, staged: Outcome, _task: &Task) -> Result<Outcome, Failure> {
         let _claim = self.claim()?;
-        match &deliverable.target {
-            Target::Disk { path } => disk::release(&self.directory.join(path), deliverable)?,
-            Target::Layout { path, .. } => layout::release(&self.directory.join(path), deliverable)?,
-            Target::Ami { .. }
-            | Target::GalleryVersion { .. }
-            | Target::GceImage { .. }
-            | Target::Repository { .. } => {}
+        if let Target::Local(local) = &deliverable.target {
+            match local {
+                LocalImage::Disk { path } => disk::release(&self.directory.join(path), deliverable)?,
+                LocalImage::Layout { path, .. } => layout::release(&self.directory.join(path), deliverable)?,
+            }
         }
         Ok(Outcome {
             places: staged.places,
@@ -176,7 +173,7 @@ impl Classified for Error {
     fn class(&self) -> Class {
         match self {
             Self::File { source, .. } => match source.kind() {
-                // Somebody has to make room, or let us in.
+                // An operator has to make room, or to permit it.
                 io::ErrorKind::StorageFull
                 | io::ErrorKind::QuotaExceeded
                 | io::ErrorKind::PermissionDenied

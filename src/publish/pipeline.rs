@@ -138,8 +138,8 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Rounds of stage and release until every location has the deliverable, has failed for good, or time is up. Each round
-    /// looks first, so that what is done stays done; [`Progress`] decides what comes after it. What is live is announced as
-    /// soon as nothing is missing, and otherwise when the patience with the rest ends, even in the middle of a round.
+    /// looks first, so that what is done stays done; [`Progress`] decides what comes after it. The live places are
+    /// announced as soon as none is missing, and otherwise when the patience with the rest ends, even in the middle of a round.
     async fn publish(self, mut task: Task) -> (Published, Vec<Problem>) {
         let started = Instant::now();
         let mut progress = Progress::new(self.deliverable, self.pipeline.location_patience);

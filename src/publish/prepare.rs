@@ -34,7 +34,7 @@ pub async fn prepare(
 ) -> Result<Prepared, Failure> {
     let compose = Compose::fetch(http, &request.location, &request.compose, request.label.as_deref()).await?;
     let release = releases.of(&compose).await?;
-    let selection = select::select(section, &compose, &release, only);
+    let selection = select::select(&section.publisher(), &compose, &release, only);
     Ok(Prepared {
         compose,
         release,

@@ -201,6 +201,7 @@ mod tests {
     use crate::model::compose::{ComposeId, Image};
     use crate::model::outcome::Superseded;
     use crate::model::select::Target;
+    use crate::model::target::local::LocalImage;
 
     #[derive(Debug, Clone, Copy, thiserror::Error)]
     #[error("reach it")]
@@ -227,9 +228,9 @@ mod tests {
             sha256: "0".repeat(64),
         };
         Deliverable {
-            target: Target::Disk {
+            target: Target::Local(LocalImage::Disk {
                 path: "disk.raw".to_owned(),
-            },
+            }),
             locations: ["a", "b", "c"].map(str::to_owned).to_vec(),
             images: vec![image],
             subvariant: "Cloud_Base".to_owned(),

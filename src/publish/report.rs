@@ -380,7 +380,7 @@ fn quoted(word: &str) -> String {
 mod tests {
     use super::*;
     use crate::base::resource::Resource;
-    use crate::messaging::message::Origin as Asked;
+    use crate::messaging::message::RequestSource;
     use crate::model::compose::ComposeId;
 
     fn problem(deliverable: &str, location: &str, what: &str) -> Problem {
@@ -400,7 +400,7 @@ mod tests {
             location: Resource::remote("https://kojipkgs.fedoraproject.org/compose").unwrap(),
             label: None,
             announced: jiff::Timestamp::UNIX_EPOCH,
-            origin: Asked::Message(id.to_owned()),
+            origin: RequestSource::Message(id.to_owned()),
         };
         Report {
             compose: request.compose.to_string(),

@@ -17,7 +17,7 @@ use tracing::Instrument;
 use crate::base::failure::Disposition;
 use crate::base::health::Health;
 use crate::base::metrics;
-use crate::messaging::consumer::{Ended, Jobs, Subject};
+use crate::messaging::jobs::{Ended, Jobs, Subject};
 use crate::messaging::message::Request;
 use crate::publish::pipeline::{Options, Pipeline};
 use crate::publish::report::ReportLog;

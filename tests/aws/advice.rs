@@ -1,4 +1,4 @@
-//! What an operator reads about the likeliest mistakes: what, where, why, and what to do.
+//! The texts about the likeliest mistakes: each names the thing, the place, the cause, and the remedy.
 
 use cloud_image_uploader_test_support::advice::Advice;
 use cloud_image_uploader_test_support::aws::{Effect, Fault};
@@ -20,7 +20,7 @@ fn refuse(world: &World, action: &str, status: u16, code: &str, message: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mistakes_are_told_with_their_remedy() {
+async fn mistakes_are_reported_with_their_remedy() {
     let mut advice = Advice::default();
 
     let world = World::small(&["us-east-1"], Method::Import).await;

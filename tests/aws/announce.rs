@@ -1,4 +1,4 @@
-//! From a message on the broker to the announcement: as the former service sent it, but for the ids.
+//! From a message on the broker to the announcement: as the previous service sent it, except for the ids.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ fn config(world: &World, rabbit: &Rabbit) -> String {
     world.config_with(&broker, "")
 }
 
-/// A real announcement of the former service, compared field by field.
+/// A real announcement of the previous service, compared field by field.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_announcement_is_that_of_the_former_service() {
+async fn the_announcement_is_that_of_the_previous_service() {
     let file = "messages/published/aws-Fedora-42-20250312.0-x86_64.datagrepper-raw.json";
     let real: Value = serde_json::from_slice(&std::fs::read(fixtures().join(file)).unwrap()).unwrap();
     let real = &real["raw_messages"][0];
@@ -81,7 +81,7 @@ async fn the_announcement_is_that_of_the_former_service() {
     let serialized: Vec<Value> = notices.iter().map(|notice| notice.serialized().unwrap()).collect();
     assert_eq!(client.validate(&serialized).await.unwrap().len(), 2);
 
-    // What was planned is what was announced.
+    // `plan` prints the same bodies.
     let message = world.message();
     let arguments = ["plan", "--file", message.to_str().unwrap(), "--format", "json"];
     let planned = world.program_with(&config, &arguments).run(LONG).await.unwrap();
@@ -101,7 +101,7 @@ async fn the_announcement_is_that_of_the_former_service() {
 
 const ALL: [&str; 3] = ["us-east-1", "eu-west-1", "ap-south-1"];
 
-/// A compose on its way to all regions, of which some take for ever.
+/// A compose on its way to all regions, of which some never finish by themselves.
 struct Slow {
     world: World,
     program: Running,

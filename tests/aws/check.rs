@@ -6,7 +6,7 @@ use cloud_image_uploader_test_support::process::run;
 
 use crate::world::*;
 
-/// A broker is not what is looked at here.
+/// The lines about AWS only.
 async fn check(world: &World) -> Vec<String> {
     let exit = world.program(&["check"]).run(LONG).await.unwrap();
     exit.stdout
@@ -21,9 +21,9 @@ async fn one_line_for_each_thing_that_is_needed() {
     let world = World::small(&TWO, Method::Import).await;
     let lines = check(&world).await;
     let expected = [
-        "ok: credentials: they are those of arn:aws:",
-        "ok: bucket fedora-s3-bucket-fedimg: it is there, in us-east-1",
-        "ok: role vmimport: it is there",
+        "ok: credentials: they belong to arn:aws:",
+        "ok: bucket fedora-s3-bucket-fedimg: it exists, in us-east-1",
+        "ok: role vmimport: it exists",
         "ok: region us-east-1: it is enabled, and has 0 of ",
         "ok: region eu-west-1: it is enabled, and has 0 of ",
     ];
@@ -36,7 +36,7 @@ async fn one_line_for_each_thing_that_is_needed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_is_named_with_its_remedy() {
+async fn each_fault_is_named_with_its_remedy() {
     let regions = ["us-east-1", "eu-west-1", "ap-south-1", "af-south-1", "sa-east-1"];
     let mut world = World::small(&regions, Method::Import).await;
     world.published().await;
@@ -50,10 +50,10 @@ async fn what_is_wrong_is_named_with_its_remedy() {
     }
     let lines = check(&world).await;
     for part in [
-        "failed: role vmimport: there is none",
+        "failed: role vmimport: it does not exist",
         "failed: region eu-west-1: the account blocks public sharing of images",
         "failed: region sa-east-1: the account blocks public sharing of snapshots",
-        "failed: region ap-south-1: all of the 1 public images",
+        "failed: region ap-south-1: all 1 public images",
         "failed: region af-south-1: it is not enabled",
     ] {
         assert!(lines.iter().any(|line| line.starts_with(part)), "{part}: {lines:#?}");
@@ -71,7 +71,7 @@ async fn what_is_wrong_is_named_with_its_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_publishing_does_not_need_may_be_denied() {
+async fn a_permission_that_publishing_does_not_need_may_be_denied() {
     let world = World::small(&TWO, Method::Direct).await;
     let denied = Effect::Refuse {
         status: 403,
@@ -85,7 +85,7 @@ async fn what_publishing_does_not_need_may_be_denied() {
     assert!(lines.iter().all(|line| line.starts_with("ok: ")), "{lines:#?}");
 }
 
-/// Who we are and whether the role is there, by the word of a server that was written by others.
+/// Identity and role, as moto reports them: a server that others wrote.
 #[tokio::test(flavor = "multi_thread")]
 async fn identity_and_role_are_understood_as_by_others() {
     const MAKE_ROLE: &str = "import boto3, sys; boto3.client('iam', 'us-east-1', endpoint_url=sys.argv[1])\
@@ -102,13 +102,13 @@ async fn identity_and_role_are_understood_as_by_others() {
     };
     let before = ask().await;
     assert!(
-        before.contains("ok: credentials: they are those of arn:aws:sts::123456789012:"),
+        before.contains("ok: credentials: they belong to arn:aws:sts::123456789012:"),
         "{before}"
     );
-    assert!(before.contains("failed: role vmimport: there is none"), "{before}");
+    assert!(before.contains("failed: role vmimport: it does not exist"), "{before}");
     let mut make = world.cloud.python("make_role.py", MAKE_ROLE).unwrap();
     make.arg(moto.url());
     run(make).await.unwrap();
     let after = ask().await;
-    assert!(after.contains("ok: role vmimport: it is there"), "{after}");
+    assert!(after.contains("ok: role vmimport: it exists"), "{after}");
 }

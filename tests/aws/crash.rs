@@ -47,9 +47,9 @@ async fn killed_after_a_later_call_of_a_name() {
     }
 }
 
-/// What was uploaded by the one that was killed is not uploaded again.
+/// The parts that the killed process uploaded are not uploaded again.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_is_gone_on_with() {
+async fn an_upload_is_continued() {
     let world = World::small(&TWO, Method::Import).await;
     world
         .cloud
@@ -88,13 +88,13 @@ async fn two_processes_at_once_make_one_image() {
     }
 }
 
-/// What was left by processes that died at the same point, one after another.
+/// Snapshots left by processes that died at the same point, one after another.
 #[tokio::test(flavor = "multi_thread")]
-async fn spare_snapshots_are_deleted_in_the_end() {
+async fn orphaned_snapshots_are_deleted_in_the_end() {
     let mut world = World::small(&TWO, Method::Direct).await;
     // Every look is to be one of the copy's.
     world.service = "give_up_after = \"60s\"\n".to_owned();
-    // The copy is made, and not seen by whoever looks for it.
+    // The copy is created, and hidden from the looks for it.
     world
         .cloud
         .fault(Fault::on("CopySnapshot", Effect::LostAnswer).times(1));

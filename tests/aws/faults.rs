@@ -1,4 +1,4 @@
-//! Failures that pass, and regions that do not keep up.
+//! Transient failures, and slow regions.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn a_call_whose_answer_was_lost_is_settled_by_looking() {
 
 /// In the service's own words.
 #[tokio::test(flavor = "multi_thread")]
-async fn throttling_and_errors_of_the_service_pass() {
+async fn throttling_and_errors_of_the_service_are_retried() {
     for (method, effect) in [
         (Method::Import, Effect::Throttle),
         (Method::Direct, Effect::ServerError),
@@ -67,9 +67,9 @@ async fn throttling_and_errors_of_the_service_pass() {
     }
 }
 
-/// The former service never asked for that.
+/// The previous service needed no such permission.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_list_uploads_begins_a_new_one() {
+async fn a_process_that_may_not_list_uploads_starts_a_new_one() {
     let world = World::small(&TWO, Method::Import).await;
     for action in ["ListMultipartUploads", "ListParts"] {
         let refuse = Effect::Refuse {
@@ -102,7 +102,7 @@ async fn too_many_copies_are_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_on_the_side_of_aws_is_made_again() {
+async fn a_resource_that_fails_on_the_side_of_aws_is_created_again() {
     for (method, step, message) in [
         (
             Method::Import,

@@ -20,7 +20,7 @@ const S3: &str = "https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-wi
 const PARTS: &str = "https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html#mpuAndPermissions";
 /// Without a permission to list, what is missing looks forbidden.
 const HEAD: &str = "https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html";
-/// What is tagged when it is made needs that, too.
+/// A call that creates a tagged resource needs this permission too.
 const TAGS: &str = "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/supported-iam-actions-tagging.html";
 
 const TABLE: &[Need] = &[

@@ -1,4 +1,4 @@
-//! What is made, read back by Amazon's own SDK.
+//! Images and snapshots, read back with Amazon's own SDK.
 
 use cloud_image_uploader_test_support::archive::sha256;
 use cloud_image_uploader_test_support::aws::Call;
@@ -145,7 +145,7 @@ async fn zeros_are_not_sent_and_the_image_is_read_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_be_configured_is() {
+async fn settings_take_effect() {
     let mut world = World::small(&TWO, Method::Import).await;
     world.extra = "public = false\nboot_mode = { x86_64 = \"legacy-bios\" }\nimds_support = \"optional\"\n".to_owned();
     world.published().await;
@@ -187,7 +187,7 @@ async fn a_cloud_that_takes_its_time() {
 
 /// The service before this one left no mark.
 #[tokio::test(flavor = "multi_thread")]
-async fn images_of_the_former_service_are_adopted_by_name() {
+async fn images_of_the_previous_service_are_adopted_by_name() {
     let world = World::small(&["us-east-1"], Method::Import).await;
     world.published().await;
     let former = world.image("us-east-1", "x86_64");

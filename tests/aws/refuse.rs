@@ -1,19 +1,47 @@
-//! What cannot be published, and that nothing of it stays.
+//! Images that cannot be published leave nothing behind.
 
-use cloud_image_uploader_test_support::archive::sha256;
+use cloud_image_uploader_test_support::archive::{noise, sha256};
 use cloud_image_uploader_test_support::aws::{Effect, Fault};
 
 use crate::world::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_corrupted_image_nothing_stays() {
+async fn a_corrupted_image_leaves_nothing() {
     for method in Method::ALL {
-        let spoilt = row("x86_64", &disk("x86_64")).wrong_checksum();
-        let world = World::with(&TWO, method, vec![spoilt]).await;
+        let corrupted = row("x86_64", &disk("x86_64")).wrong_checksum();
+        let world = World::with(&TWO, method, vec![corrupted]).await;
         let exit = world.publish().await;
         assert_eq!(exit.code, Some(1), "{}", exit.stderr);
         assert!(exit.stderr.contains("its SHA-256 is"), "{}", exit.stderr);
         world.assert_nothing();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_disk_are_not_registered() {
+    let mut unbootable = disk("x86_64");
+    unbootable[511] = 0;
+    let mut bzip2 = row("x86_64", &disk("x86_64"));
+    bzip2.bytes[..10].copy_from_slice(b"BZh91AY&SY");
+    for (row, said) in [
+        (
+            row("x86_64", &unbootable),
+            "its first sector does not end with the boot signature 55 AA",
+        ),
+        (
+            row("x86_64", &noise(1, (6 << 20) + 100)),
+            "which are not whole sectors of 512",
+        ),
+        (row("x86_64", b""), "it is empty"),
+        (bzip2, "it is bzip2, which is not supported"),
+    ] {
+        for method in Method::ALL {
+            let world = World::with(&TWO, method, vec![row.clone()]).await;
+            let exit = world.publish().await;
+            assert_eq!(exit.code, Some(1), "{said}: {}", exit.stderr);
+            assert!(exit.stderr.contains(said), "{said}: {}", exit.stderr);
+            world.assert_nothing();
+        }
     }
 }
 
@@ -42,7 +70,7 @@ async fn a_name_taken_by_other_content_is_an_error_with_both_digests() {
     }
 }
 
-/// Somebody makes the image of a region theirs.
+/// Another owner takes over the image of a region.
 fn take_over(world: &World, region: &str) {
     let image = world.image(region, "x86_64").id;
     let script = format!(
@@ -65,7 +93,7 @@ async fn another_owner_means_hands_off() {
     assert!(world.cloud.changes().is_empty());
 }
 
-/// Where somebody else has taken over is nothing that a repair elsewhere could mend.
+/// The repair of one region does not fail for another region that has another owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_owner_in_one_region_leaves_the_repair_of_others_alone() {
     let world = World::small(&TWO, Method::Direct).await;
@@ -134,7 +162,7 @@ async fn an_import_that_aws_refuses_leaves_nothing() {
     world.assert_nothing();
 }
 
-/// What an operator has to mend is tried again and again: the disk is uploaded once, and the refusal is told as one.
+/// A refusal that only an operator can end is retried: the disk is uploaded once, and the refusal is reported once.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_is_forbidden_keeps_the_object() {
     let world = World::small(&TWO, Method::Import).await;

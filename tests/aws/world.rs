@@ -65,7 +65,7 @@ pub fn disk(arch: &str) -> Vec<u8> {
     let seed = if arch == "x86_64" { 1 } else { 2 };
     let mut disk = noise(seed, 3 << 20);
     disk.resize(16 << 20, 0);
-    disk.extend(noise(seed + 2, (1 << 20) + 1000));
+    disk.extend(noise(seed + 2, (1 << 20) + 1024));
     disk
 }
 
@@ -162,15 +162,18 @@ ami_volume_type = "gp3"
     }
 
     pub fn program_with(&self, config: &str, command: &[&str]) -> Program {
-        let mut program = Program::new(env!("CARGO_BIN_EXE_cloud-image-uploader"))
-            .unwrap()
-            .config(config)
-            .unwrap()
-            .args(command);
-        for (name, value) in self.cloud.environment() {
-            program = program.env(&name, value);
-        }
-        program
+        start(config, command, self.cloud.environment())
+    }
+
+    /// The program without a key in its environment.
+    pub fn keyless(&self, command: &[&str]) -> Program {
+        start(&self.config(), command, self.cloud.endpoints())
+    }
+
+    /// Runs a script with Amazon's SDK for Python, which must go well.
+    pub fn python(&self, name: &str, script: &str) {
+        let mut python = self.cloud.python(name, script).unwrap();
+        assert!(python.status().unwrap().success(), "{script}");
     }
 
     /// The program that publishes the compose.
@@ -238,6 +241,13 @@ ami_volume_type = "gp3"
             std::fs::remove_file(self.folder.path().join("compose").join(row.path())).unwrap();
         }
     }
+}
+
+fn start(config: &str, command: &[&str], environment: Vec<(String, String)>) -> Program {
+    let program = Program::new(env!("CARGO_BIN_EXE_cloud-image-uploader")).unwrap();
+    let program = program.config(config).unwrap().args(command);
+    let variables = environment.into_iter();
+    variables.fold(program, |program, (name, value)| program.env(&name, value))
 }
 
 /// The snapshot holds the disk, and not more.

@@ -1,4 +1,4 @@
-//! What an operator reads about the likeliest mistakes: what, where, why, and what to do.
+//! The operator's view of the likeliest mistakes: each report names the object, the cause, and the remedy.
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -10,14 +10,14 @@ use serde_json::json;
 
 use crate::world::*;
 
-/// A storage account that lets nobody in.
+/// A storage account that refuses every request.
 async fn closed(code: &'static str) -> HttpServer {
     let answer = move || async move { (StatusCode::FORBIDDEN, [("x-ms-error-code", code)], "") };
     HttpServer::start(Router::new().fallback(answer)).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mistakes_are_told_with_their_remedy() {
+async fn mistakes_are_reported_with_their_remedy() {
     let mut advice = Advice::default();
     let world = World::new(&["eastus"]).await;
     world.compose(vec![row("x86_64", &disk("x86_64"))]);

@@ -1,4 +1,4 @@
-//! What fails for now, what fails in one region, and what fails for good.
+//! Transient failures, failures of one region, and permanent failures.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::world::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn passing_failures_are_not_seen() {
+async fn transient_failures_are_retried_within_a_round() {
     let world = World::new(&["eastus", "westus2"]).await;
     let busy = || Fault::Status(503, "ServiceUnavailable");
     for (call, fault) in [
@@ -37,6 +37,28 @@ async fn passing_failures_are_not_seen() {
     world.assert_published(X64, &disk).await;
 }
 
+/// Two images want tokens of two scopes at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_endpoint_is_left_alone_for_as_long_as_it_asks() {
+    let world = World::new(&["eastus"]).await;
+    world.azure.fault("POST token", Fault::Throttle(2), 2);
+    let rows = ["aarch64", "x86_64"].map(|arch| row(arch, &disk(arch)));
+    world.compose(rows.to_vec());
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    let calls = world.azure.calls();
+    let tokens: Vec<_> = calls.iter().filter(|call| call.name == "POST token").collect();
+    assert_eq!(
+        tokens.len(),
+        4,
+        "one for each scope, and two that were refused: {tokens:?}"
+    );
+    for pair in tokens.windows(2) {
+        let pause = pair[1].at - pair[0].at;
+        assert!(pair[0].status == 200 || pause >= Duration::from_secs(2), "{pause:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_ends_is_replaced() {
     let world = World::new(&["eastus"]).await;
@@ -52,9 +74,9 @@ async fn a_token_that_ends_is_replaced() {
     assert!(world.azure.calls().iter().any(|call| call.status == 401));
 }
 
-/// The lease ends meanwhile, and what was written stays.
+/// The lease ends meanwhile; the pages written before are kept.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_goes_on_after_the_blob_service_was_away() {
+async fn an_upload_continues_after_an_outage_of_the_blob_service() {
     let (world, proxy) = World::new(&["eastus"]).await.behind_a_proxy().await;
     let disk = disk("x86_64");
     let row = row("x86_64", &disk);
@@ -100,7 +122,7 @@ async fn a_federated_token_is_read_again_each_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_that_are_refused_are_told_and_stay_secret() {
+async fn refused_credentials_are_reported_and_kept_secret() {
     for (secret, reason) in [("expired", "the client secret has expired"), ("guess-me", "not its id")] {
         let world = World::new(&["eastus"]).await;
         world.compose(vec![row("x86_64", &disk("x86_64"))]);
@@ -122,7 +144,7 @@ async fn credentials_that_are_refused_are_told_and_stay_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_lacks_something_is_told() {
+async fn a_role_that_lacks_an_action_is_reported() {
     let world = World::new(&["eastus"]).await;
     world.azure.fault("PUT version", Fault::Refuse, usize::MAX);
     world.compose(vec![row("x86_64", &disk("x86_64"))]);
@@ -151,7 +173,7 @@ async fn a_region_that_fails_once_is_added_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_region_that_fails_for_good_is_reported_and_repaired_by_its_command() {
+async fn a_region_that_always_fails_is_reported_and_repaired_by_its_command() {
     let world = World::new(&["eastus", "westeurope", "japaneast"])
         .await
         .giving_up_after("5s");
@@ -169,18 +191,18 @@ async fn a_region_that_fails_for_good_is_reported_and_repaired_by_its_command() 
     for line in ["| published | eastus ", "| japaneast ", "| failed    | westeurope "] {
         assert!(exit.stdout.contains(line), "{line}: {}", exit.stdout);
     }
-    world.assert_published(X64, &disk).await;
+    assert_eq!(world.version(X64)["provisioningState"], "Succeeded");
     assert_eq!(world.regions(), ["eastus", "japaneast"]);
 
     world.azure.mend();
     let exit = world.reconsume(&["--location", "westeurope"]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    world.assert_published(X64, &disk).await;
     assert_eq!(world.regions(), ["eastus", "japaneast", "westeurope"]);
 }
 
-/// What failed everywhere is made again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_failed_everywhere_is_made_again() {
+async fn a_version_that_failed_in_every_region_is_created_again() {
     let world = World::new(&["eastus", "westus2"]).await;
     world.azure.fail_region("eastus", 1);
     world.azure.fail_region("westus2", 1);
@@ -192,7 +214,7 @@ async fn a_version_that_failed_everywhere_is_made_again() {
     assert_eq!(world.regions(), ["eastus", "westus2"]);
 }
 
-/// Adding a region again may take hours: those who wait for the others are told before.
+/// Adding a region again may take hours; the other regions are announced before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_is_added_again_slowly_does_not_delay_the_others() {
     let (world, _rabbit, mut spy) = World::announcing(&["eastus", "westeurope"]).await;
@@ -203,6 +225,8 @@ async fn a_region_that_is_added_again_slowly_does_not_delay_the_others() {
     world.azure.set_times(|times| times.region = Duration::from_secs(8));
     let first = spy.next(LIMIT).await.unwrap().json().unwrap();
     assert_eq!(first["regions"], json!(["eastus"]));
+    // Created, freed of the region, and extended by it again.
+    world.azure.wait_for_calls("PUT version", 3, LIMIT).await.unwrap();
     assert_eq!(world.version(X64)["provisioningState"], "Updating");
     let second = spy.next(LIMIT).await.unwrap().json().unwrap();
     assert_eq!(second["regions"], json!(["eastus", "westeurope"]));
@@ -221,7 +245,7 @@ async fn an_import_that_fails_inside_azure_is_tried_again_without_another_upload
     assert!(exit.stderr.contains("InternalExecutionError"), "{}", exit.stderr);
     assert!(world.count("PUT version") > 1, "{:?}", world.azure.changes());
     assert!(world.azure.versions().is_empty(), "{:?}", world.azure.versions());
-    // What was uploaded is kept for the repairing command.
+    // The blob is kept for the repairing command.
     assert_eq!(world.azurite.blobs().await.unwrap().len(), 1);
     std::fs::remove_dir_all(compose.join("Cloud")).unwrap();
     world.azure.mend();
@@ -231,7 +255,7 @@ async fn an_import_that_fails_inside_azure_is_tried_again_without_another_upload
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_locations_asked_for_are_made_beside_the_gallery_s_own() {
+async fn only_the_requested_locations_and_the_gallery_s_own_get_the_version() {
     let world = World::new(&["westeurope", "eastus", "japaneast"]).await;
     let disk = disk("x86_64");
     world.compose(vec![row("x86_64", &disk)]);

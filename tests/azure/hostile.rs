@@ -1,4 +1,4 @@
-//! Disks and galleries that are not what they should be: nothing is imported, nothing is left, and the reason is told.
+//! Bad disks and unfit galleries: nothing is imported, nothing is left behind, and the reason is reported.
 
 use cloud_image_uploader_test_support::archive::{Row, noise, sha256};
 use cloud_image_uploader_test_support::azure::{Azure, Azurite, Fault, seal, vhd};
@@ -26,6 +26,9 @@ async fn a_bad_image_is_not_imported() {
         seal(&mut disk[end..]);
         disk
     };
+    let unbootable = with(511, &[0]);
+    let mut bzip2 = row("x86_64", &good);
+    bzip2.bytes[..10].copy_from_slice(b"BZh91AY&SY");
     let mut truncated = row("x86_64", &good);
     let stored = truncated.bytes.len();
     truncated.bytes.truncate(stored - 1000);
@@ -61,6 +64,19 @@ async fn a_bad_image_is_not_imported() {
             "the footer says that the disk has 1048576 bytes",
         ),
         ("misaligned", row("x86_64", &misaligned), "must be a multiple of 1 MiB"),
+        (
+            "no boot signature",
+            row("x86_64", &unbootable),
+            "its first sector does not end with the boot signature 55 AA",
+        ),
+        ("qcow2", row("x86_64", &with(0, b"QFI\xfb")), "it is a qcow2 image"),
+        ("nothing", row("x86_64", b""), "it is empty"),
+        (
+            "an odd length",
+            row("x86_64", &noise(1, 5000)),
+            "it has 5000 bytes, which are not whole sectors",
+        ),
+        ("bzip2", bzip2, "it is bzip2, which is not supported"),
         ("truncated", cut(truncated.clone()), "according to the metadata"),
         ("truncated, and the metadata agree", truncated, "decompress"),
         ("checksum of the image", corrupt, "SHA-256"),
@@ -80,10 +96,10 @@ async fn a_bad_image_is_not_imported() {
     .await;
 }
 
-/// Azure finds a fault with a disk, or with what is asked for, that the program did not find.
+/// Azure finds a fault in a disk or a request that the program did not find.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_azure_refuses_for_good_leaves_nothing() {
-    // One region may be what is wrong with several: then the gallery's own is tried alone.
+async fn a_permanent_refusal_leaves_nothing() {
+    // One of several regions may be the cause of a refusal, so the gallery's own is tried alone.
     for (refuses_at_once, regions, tries) in [
         (true, &["eastus"][..], 1),
         (true, &["eastus", "westus2"], 2),
@@ -109,7 +125,7 @@ async fn what_azure_refuses_for_good_leaves_nothing() {
     }
 }
 
-/// What a process left that was killed while the version failed in its only region.
+/// A process was killed while the version failed in its only region.
 pub async fn ruin() -> World {
     let world = World::new(&["eastus"]).await;
     world.azure.fail_region("eastus", 1);
@@ -120,9 +136,9 @@ pub async fn ruin() -> World {
     world
 }
 
-/// A version that failed and lost its mark is somebody's business.
+/// A failed version without a mark belongs to an unknown owner.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ruin_without_a_mark_is_left_alone() {
+async fn a_failed_version_without_a_mark_is_left_alone() {
     let world = ruin().await;
     world
         .azure
@@ -131,14 +147,14 @@ async fn a_ruin_without_a_mark_is_left_alone() {
     assert_eq!(exit.code, Some(1), "{}", exit.stderr);
     let last = exit.stderr.lines().last().unwrap();
     assert!(
-        last.contains("has failed in every region") && last.contains("delete it first"),
+        last.contains("failed in every region") && last.contains("delete it first"),
         "{last}"
     );
     assert_eq!(world.azure.versions().len(), 1);
     world.assert_no_blobs().await;
 }
 
-/// What a gallery has under the name of the version.
+/// Adds a version under the name of the one to be published.
 pub fn taken(azure: &Azure, tags: serde_json::Value) {
     azure.add_gallery(GALLERY, "eastus");
     azure.add_definition(GALLERY, X64, fitting());
@@ -146,7 +162,7 @@ pub fn taken(azure: &Azure, tags: serde_json::Value) {
     azure.add_version(GALLERY, X64, VERSION, tags, profile);
 }
 
-/// What another service made, with other names than ours.
+/// The properties of a definition that another service created, with other names than ours.
 pub fn fitting() -> serde_json::Value {
     json!({
         "osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V2", "architecture": "x64",
@@ -161,7 +177,7 @@ async fn a_name_that_is_taken_is_left_alone() {
     let ours = sha256(&row.bytes);
     let mark = json!({"compose-id": COMPOSE, "image-sha256": other, "owner": "cloud-image-uploader"});
     for (tags, parts) in [
-        (mark, vec!["already with another content", &other, &ours]),
+        (mark, vec!["already exists with different content", &other, &ours]),
         (json!({"owner": "CoreOS", "delete": "never"}), vec!["belongs to CoreOS"]),
     ] {
         let world = World::new(&["eastus", "westus2"]).await;
@@ -178,7 +194,28 @@ async fn a_name_that_is_taken_is_left_alone() {
     }
 }
 
-/// The former service left no mark.
+/// An operator keeps a version as it is. It is announced where it is complete, and changed nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_tagged_delete_never_is_not_changed() {
+    let world = World::new(&["eastus", "westus2"]).await;
+    let row = row("x86_64", &disk("x86_64"));
+    let tags = json!({
+        "compose-id": COMPOSE, "image-sha256": sha256(&row.bytes), "owner": "cloud-image-uploader", "Delete": "NEVER",
+    });
+    taken(&world.azure, tags);
+    world.compose(vec![row]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    let last = exit.stderr.lines().last().unwrap();
+    assert!(
+        last.contains("westus2") && last.contains("it is tagged delete=never"),
+        "{last}"
+    );
+    assert!(exit.stdout.contains("unchanged"), "{}", exit.stdout);
+    assert_eq!(world.azure.changes().len(), 0, "{:?}", world.azure.changes());
+}
+
+/// The previous service left no mark.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_without_a_mark_is_adopted_by_name() {
     let world = World::new(&["eastus"]).await;
@@ -191,7 +228,7 @@ async fn a_version_without_a_mark_is_adopted_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_definition_that_does_not_fit_is_told() {
+async fn a_definition_that_does_not_fit_is_reported() {
     let world = World::new(&["eastus"]).await;
     world.azure.add_gallery(GALLERY, "eastus");
     let mut properties = fitting();
@@ -214,9 +251,9 @@ async fn a_definition_that_does_not_fit_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_tells_what_is_wrong() {
+async fn check_reports_each_fault() {
     let world = World::new(&["eastus"]).await;
-    // Without a broker's queue there is nothing to be checked there.
+    // No broker is configured, so `check` covers the provider only.
     let check = async |world: &World, change: &[(&str, &str)]| {
         let program = world.program().arg("check");
         let program = change
@@ -230,8 +267,8 @@ async fn check_tells_what_is_wrong() {
     let exit = check(&world, &[]).await;
     for line in [
         ": accepted; see when its secrets expire with \"az ad app credential list --id ",
-        "of devstoreaccount1: it lets us in",
-        "ok: gallery Fedora: will be made",
+        "of devstoreaccount1: authenticated",
+        "ok: gallery Fedora: will be created",
         "ok: role on resource group fedora-cloud: permits everything that is needed",
     ] {
         assert!(exit.stdout.contains(line), "{line}: {}\n{}", exit.stdout, exit.stderr);
@@ -244,7 +281,7 @@ async fn check_tells_what_is_wrong() {
     let exit = check(&world, &[]).await;
     assert_eq!(exit.code, Some(1));
     for line in [
-        "ok: gallery Fedora: is there",
+        "ok: gallery Fedora: exists",
         "failed: image definitions: these do not fit and must be deleted first: Fedora-Cloud-43-x64: osType is \"Windows\"",
         "does not permit Microsoft.Compute/galleries/images/write, ",
     ] {
@@ -257,7 +294,7 @@ async fn check_tells_what_is_wrong() {
     world.azure.accept_assertion(token);
     let file = assertion.to_str().unwrap();
     let exit = check(&world, &[("AZURE_SECRET", ""), ("AZURE_FEDERATED_TOKEN_FILE", file)]).await;
-    let line = ": accepted; the federated token is good until 2030-01-01T00:00:00Z";
+    let line = ": accepted; the federated token is valid until 2030-01-01T00:00:00Z";
     assert!(exit.stdout.contains(line), "{}", exit.stdout);
     for (secret, reason) in [
         ("expired", "the client secret has expired"),

@@ -1,4 +1,4 @@
-//! Processes that die, and processes that meet.
+//! Killed processes, and concurrent processes.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use cloud_image_uploader_test_support::files::{self, Files};
 
 use crate::world::*;
 
-/// Killed while it retires an old version: the new one is complete, and nothing is made again. Every other call is in
-/// `tests/provider_contract`.
+/// Killed while it retires an old version: the new one is complete, and nothing is created again. `tests/provider_contract`
+/// covers every other call.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_killed_while_it_cleans_up_is_completed_by_the_next() {
     let world = World::new(&["eastus", "westus2"]).await;
@@ -26,10 +26,10 @@ async fn a_process_killed_while_it_cleans_up_is_completed_by_the_next() {
     let exit = world.reconsume(&[]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     world.assert_published(X64, &disk).await;
-    assert_eq!(world.count("PUT version"), 1, "one version is made once");
+    assert_eq!(world.count("PUT version"), 1, "one version is created once");
 }
 
-/// Killed while pages are written: nobody imports what it left, and the next one begins anew.
+/// Killed while pages are written: the unfinished blob is never imported, and the next process starts it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_killed_in_mid_upload_is_completed_by_the_next() {
     let world = World::new(&["eastus"]).await;
@@ -70,7 +70,7 @@ async fn left_blob(world: &World, row: &Row, size: u64, complete: &str, bytes: &
     name
 }
 
-/// The process died after the last page, and before it let others in. Nobody waits for its lease.
+/// The process died after the last page, and before it ended its lease. The next process does not wait for that lease.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_complete_blob_that_is_still_leased_is_imported_at_once() {
     let world = World::new(&["eastus"]).await;
@@ -86,9 +86,30 @@ async fn a_complete_blob_that_is_still_leased_is_imported_at_once() {
     assert_eq!(world.count("PUT version"), 1);
 }
 
-/// What lies there under the blob's name is overwritten, and never imported.
+/// An operator wants to look at the blob.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_half_written_blob_is_begun_anew() {
+async fn a_blob_that_must_never_be_deleted_is_kept() {
+    let world = World::new(&["eastus"]).await;
+    let disk = vhd(&noise(5, 1 << 20));
+    let row = row("x86_64", &disk);
+    let digest = sha256(&row.bytes);
+    let name = format!("{X64}-{VERSION}-{}.vhd", &digest[..16]);
+    let metadata = [
+        ("x-ms-meta-image_sha256", &*digest),
+        ("x-ms-meta-complete", "true"),
+        ("x-ms-meta-Delete", "NEVER"),
+    ];
+    world.azurite.leave(&name, disk.len() as u64, &metadata).await.unwrap();
+    world.azurite.scribble(&name, &disk).await.unwrap();
+    world.compose(vec![row]);
+    let exit = world.reconsume(&[]).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert_eq!(world.azurite.blobs().await.unwrap(), [name]);
+}
+
+/// The unfinished blob is overwritten, and never imported.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_written_blob_is_started_again() {
     let world = World::new(&["eastus"]).await;
     let disk = disk("x86_64");
     let row = row("x86_64", &disk);
@@ -100,7 +121,7 @@ async fn a_half_written_blob_is_begun_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_processes_at_once_make_one_version() {
+async fn two_processes_at_once_create_one_version() {
     let world = World::new(&["eastus", "westus2"]).await;
     let disk = disk("x86_64");
     world.compose(vec![row("x86_64", &disk)]);
@@ -123,9 +144,9 @@ async fn two_processes_at_once_make_one_version() {
     assert_eq!(imports, 1, "{:?}", world.azure.changes());
 }
 
-/// A version that another process is making is followed, not made again.
+/// A version that another process is creating is awaited, not created again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_in_the_making_is_found_again() {
+async fn a_version_under_creation_is_found() {
     let world = World::new(&["eastus", "westus2"]).await;
     world.azure.set_times(|times| times.region = Duration::from_secs(2));
     let disk = disk("x86_64");

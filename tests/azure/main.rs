@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod advice;
+mod answers;
 mod clean_up;
 mod faults;
 mod hostile;

@@ -1,4 +1,4 @@
-//! The role that operators are given: all that the program does, and nothing else.
+//! The documented role permits every call of the program, and nothing else.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ const COMPUTE: &str =
     "https://learn.microsoft.com/azure/role-based-access-control/permissions/compute#microsoftcompute";
 const ASKING: &str = "https://learn.microsoft.com/rest/api/authorization/permissions/list-for-resource-group";
 const TOKENS: &str = "https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow";
-/// Whoever began an operation may follow it.
+/// The caller that started an operation may follow it.
 const OPERATIONS: &str = "https://learn.microsoft.com/azure/azure-resource-manager/management/async-operations";
 /// Azure reads the disk with the account's key, which it gets in our name.
 const IMPORT: &str = "https://learn.microsoft.com/azure/virtual-machines/azure-compute-gallery\
@@ -83,7 +83,7 @@ fn strings(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_role_permits_what_is_called_and_nothing_else() {
+async fn the_role_permits_every_call_and_nothing_else() {
     let world = World::new(&["eastus"]).await;
     let role = role();
     world.azure.permit(&strings(&role["Actions"]));
@@ -117,14 +117,14 @@ async fn the_role_permits_what_is_called_and_nothing_else() {
     assert_eq!(differences, Vec::<String>::new());
 }
 
-/// `check` looks for each action of the role that it can do nothing without.
+/// `check` names each missing action that publishing or retiring needs.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_role_lacks_is_found_by_check() {
+async fn check_finds_missing_actions_of_the_role() {
     let world = World::new(&["eastus"]).await;
     world.azure.permit(&[]);
     let exit = world.run(&["check"]).await;
     for action in strings(&role()["Actions"]) {
-        // Those are seen by trying.
+        // Trying shows these.
         let tried = ["Microsoft.Authorization/permissions/read", "containers/read"];
         if !tried.iter().any(|tried| action.ends_with(tried)) {
             assert!(exit.stdout.contains(action), "{action}: {}", exit.stdout);

@@ -1,4 +1,4 @@
-//! Disks through Azurite and the gallery, read back by the vendor's SDK.
+//! Publishes disks through Azurite and the gallery, and reads them back with the vendor's SDK.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::world::*;
 
-/// Those of Fedora's production.
+/// The regions of Fedora's production.
 const REGIONS: [&str; 30] = [
     "australiaeast",
     "brazilsouth",
@@ -126,10 +126,13 @@ async fn a_repeat_changes_nothing_and_reads_no_image() {
     assert_eq!(world.reconsume(&[]).await.code, Some(0));
     world.assert_published(X64, &disk).await;
     let gallery = world.azure.gallery(GALLERY).unwrap();
-    assert_eq!(gallery["properties"]["description"], "Images of Fedora", "it was made");
+    assert_eq!(
+        gallery["properties"]["description"], "Images of Fedora",
+        "it was created"
+    );
     let changes = world.azure.changes().len();
 
-    // An image that was read would be missed.
+    // Without its image the run would fail if it read it.
     std::fs::remove_dir_all(compose.join("Cloud")).unwrap();
     let exit = world.reconsume(&[]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
@@ -153,7 +156,7 @@ async fn every_form_of_operation_is_followed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raw_disk_gets_padding_and_footer() {
     let world = World::new(&["eastus"]).await;
-    let raw = noise(7, (3 << 20) + 1000);
+    let raw = noise(7, (3 << 20) + 1024);
     world.compose(vec![row("x86_64", &raw)]);
     let exit = world.reconsume(&[]).await;
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);
@@ -164,7 +167,7 @@ async fn a_raw_disk_gets_padding_and_footer() {
     world.assert_no_blobs().await;
 }
 
-/// The blob itself, as the SDK reads it: its bytes, and how few of them were sent.
+/// The SDK reads the blob's bytes and the ranges that were sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_is_sparse() {
     let world = World::new(&["eastus"]).await;
@@ -177,7 +180,7 @@ async fn a_blob_is_sparse() {
     }
     let disk = vhd(&bytes);
     world.compose(vec![row("x86_64", &disk)]);
-    // An import that fails for now leaves the blob to be looked at.
+    // A failing import leaves the blob.
     world
         .azure
         .fault("PUT version", Fault::Status(503, "ServerBusy"), usize::MAX);

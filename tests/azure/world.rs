@@ -13,13 +13,13 @@ use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Far more than anything here takes.
+/// Upper bound on a run of the program, far above its usual time.
 pub const LIMIT: Duration = Duration::from_secs(120);
 pub const COMPOSE: &str = "Fedora-43-20251024.0";
 pub const GALLERY: &str = "Fedora";
 pub const X64: &str = "Fedora-Cloud-43-x64";
 pub const ARM64: &str = "Fedora-Cloud-43-Arm64";
-/// Of a candidate.
+/// The version of a candidate.
 pub const VERSION: &str = "43.20251024.100";
 const PROGRAM: &str = env!("CARGO_BIN_EXE_cloud-image-uploader");
 
@@ -36,7 +36,7 @@ pub struct World {
 }
 
 impl World {
-    /// Nothing is there but an empty container.
+    /// A world with an empty container and no gallery.
     pub async fn new(regions: &[&str]) -> Self {
         let azurite = Azurite::start().await.unwrap();
         Self {
@@ -52,7 +52,7 @@ impl World {
         }
     }
 
-    /// One that announces on a broker of its own, and somebody who listens there.
+    /// A world that announces on a broker of its own, and a listener there.
     pub async fn announcing(regions: &[&str]) -> (Self, Rabbit, Spy) {
         let rabbit = Rabbit::start(Options::default()).await.unwrap();
         let admin = rabbit.admin().await.unwrap();
@@ -71,7 +71,7 @@ impl World {
         (world, rabbit, spy)
     }
 
-    /// More lines for the provider's section.
+    /// Adds lines to the provider's section.
     pub fn with(mut self, lines: &str) -> Self {
         self.section += lines;
         self
@@ -84,7 +84,7 @@ impl World {
         (self, proxy)
     }
 
-    /// Tries what fails no longer than this.
+    /// Sets `give_up_after`.
     pub fn giving_up_after(mut self, time: &'static str) -> Self {
         self.give_up_after = time;
         self
@@ -111,17 +111,16 @@ impl World {
         folder
     }
 
+    /// The configuration of a target region.
+    pub fn region(name: &str) -> String {
+        format!(
+            "[[consumer_config.azure.target_regions]]\nname = \"{name}\"\nregional_replica_count = 3\n\
+             storage_account_type = \"Standard_ZRS\"\n"
+        )
+    }
+
     pub fn config(&self) -> String {
-        let regions: String = self
-            .regions
-            .iter()
-            .map(|name| {
-                format!(
-                    "[[consumer_config.azure.target_regions]]\nname = \"{name}\"\nregional_replica_count = 3\n\
-                     storage_account_type = \"Standard_ZRS\"\n"
-                )
-            })
-            .collect();
+        let regions: String = self.regions.iter().map(|name| Self::region(name)).collect();
         let announce = !self.top.is_empty();
         format!(
             r#"
@@ -186,12 +185,12 @@ blob_endpoint = "{blobs}"
         self.reconsuming(arguments).run(LIMIT).await.unwrap()
     }
 
-    /// What must be so after a disk was published: one version, of exactly these bytes, and no blob.
+    /// Asserts that a disk was published: one version, of exactly these bytes, and no blob.
     pub async fn assert_published(&self, definition: &str, disk: &[u8]) {
         let imported = self.azure.imported(GALLERY, definition, VERSION);
         assert!(
             imported.as_deref() == Some(disk),
-            "{definition} was made of other bytes"
+            "{definition} was imported from other bytes"
         );
         let properties = self.version(definition);
         assert_eq!(properties["provisioningState"], "Succeeded", "{properties}");
@@ -208,7 +207,7 @@ blob_endpoint = "{blobs}"
         version["properties"].take()
     }
 
-    /// Where the version is complete.
+    /// The regions where the version is complete.
     pub fn regions(&self) -> Vec<String> {
         let properties = self.version(X64);
         let summary = properties["replicationStatus"]["summary"].as_array().unwrap();
@@ -217,7 +216,7 @@ blob_endpoint = "{blobs}"
         complete.map(name).collect()
     }
 
-    /// How often a call was made.
+    /// The number of calls of this name.
     pub fn count(&self, call: &str) -> usize {
         self.azure.calls().iter().filter(|made| made.name == call).count()
     }
@@ -226,7 +225,7 @@ blob_endpoint = "{blobs}"
         assert_eq!(self.azurite.blobs().await.unwrap(), Vec::<String>::new());
     }
 
-    /// Nothing was published, and nothing lies about.
+    /// Asserts that nothing was published, and no blob is left.
     pub async fn assert_nothing(&self) {
         assert!(self.azure.versions().is_empty(), "{:?}", self.azure.versions());
         self.assert_no_blobs().await;

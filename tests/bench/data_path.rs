@@ -26,13 +26,13 @@ use crate::path::{Shape, image, run, sources};
 const RUNS: usize = 5;
 /// The disk: several blocks.
 const DISK: usize = 192 << 20;
-/// What holds data, at its start.
+/// The length of the data at the start of the disk; zeros follow.
 const USED: usize = 48 << 20;
 /// The block size of `xz -T -6`.
 const BLOCK: u64 = 24 << 20;
-/// What Linux counts processor time in, whatever the kernel's own tick is.
+/// Linux reports processor time in this unit, whatever the kernel's own tick is.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// What is hashed and tested for zeros.
+/// The input of hashing and of the test for zeros.
 const PIECE: usize = 64 << 20;
 
 fn main() -> Result<()> {
@@ -56,6 +56,7 @@ fn main() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut disk = text(USED);
     disk.resize(DISK, 0);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
     let parallel = xz_blocks(&disk, BLOCK);
     let single = xz_blocks(&disk, DISK as u64);
     drop(disk);

@@ -82,6 +82,7 @@ class Inputs:
         environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
         command = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", files, path, f"{self.disk_mib}M"]
         subprocess.run(command, check=True, env=environment)
+        sign(path)
 
     def head(self, path: Path):
         disk = self.once("sparse.raw", self.disk)
@@ -102,10 +103,12 @@ class Inputs:
                     else:
                         out.seek(MIB, os.SEEK_CUR)
             out.truncate()
+        sign(path)
 
     def extents(self, path: Path):
         disk = self.once("sparse.raw", self.disk)
         subprocess.run([self.tool, "extents", disk, path], check=True)
+        sign(path)
 
     def large(self, path: Path):
         subprocess.run([self.tool, "big", path, str(self.large_mib * MIB)], check=True)
@@ -194,6 +197,13 @@ def blob(archive: tarfile.TarFile, kind: str, document: dict) -> dict:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sign(disk: Path):
+    """Puts the boot signature in, without which no disk is published."""
+    with disk.open("r+b") as file:
+        file.seek(510)
+        file.write(b"\x55\xaa")
 
 
 def nonzero(disk: Path, block: int) -> int:

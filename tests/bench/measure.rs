@@ -28,9 +28,9 @@ use tokio::task::JoinSet;
 
 use crate::path::{Shape, image, run, sources};
 
-/// What btrfs compresses at once.
+/// The unit that btrfs compresses at once.
 const EXTENT: usize = 128 << 10;
-/// What it rounds the result up to.
+/// The unit that btrfs rounds the compressed size up to.
 const SECTOR: usize = 4 << 10;
 const GALLERY: &str = "Fedora";
 const REGION: &str = "eastus";
@@ -88,7 +88,7 @@ async fn azure() -> Result<()> {
     end_of_input().await
 }
 
-/// The other end closes when whoever started us is gone.
+/// Waits until the parent process has ended, which closes standard input.
 async fn end_of_input() -> Result<()> {
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
     Ok(())

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 const IMAGES: usize = 4;
 /// The program's default for `buffer_memory`.
 const MEMORY: u64 = 512 << 20;
-/// What a hole is written out from.
+/// The source of the zeros that dense targets get for a hole.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A kind of target.
@@ -97,8 +97,8 @@ pub async fn run(sources: &Sources, image: &Image, shape: Shape, sink: &str) -> 
 async fn open(sources: &Sources, image: &Image, shape: Shape) -> Result<Chunks> {
     let source = sources.source(image);
     Ok(match shape {
-        Shape::Dense => source.open(Form::Decompressed).await?,
-        Shape::Nothing | Shape::Ebs | Shape::Pages => source.open_unordered().await?,
+        Shape::Dense => source.open(Form::Raw).await?,
+        Shape::Nothing | Shape::Ebs | Shape::Pages => source.open_unordered(Form::Raw).await?,
     })
 }
 
@@ -129,7 +129,7 @@ async fn send(mut chunks: Chunks, target: Target) -> Result<u64> {
     Ok(size)
 }
 
-/// What one request carries: its place in the image, counted in parts, and its pieces.
+/// The body of one request: its place in the image, counted in parts, and its pieces.
 struct Part {
     number: u64,
     pieces: Vec<Chunk>,

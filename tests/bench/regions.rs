@@ -1,4 +1,4 @@
-//! What regions cost: the same image to 2 and to 22 of them, in a cloud where each copy takes as long.
+//! The cost of regions: the same image to 2 and to 22 of them, in a cloud where each copy takes as long.
 //!
 //! ```text
 //! cargo run --release --example regions [SECONDS]    for a copy; 20 unless said otherwise
@@ -80,7 +80,7 @@ async fn publish(folder: &Path, method: &str, count: usize, copy: Duration) -> R
         newest_stable: true,
         end_of_life: None,
     };
-    let selection = select(&config.provider, &compose, &release, None);
+    let selection = select(&config.provider.publisher(), &compose, &release, None);
     let deliverable = selection.deliverables.first().context("no image")?;
     let task = Task {
         sources: Sources::new(http, Board::log(), 4, 256 << 20, 2),

@@ -12,7 +12,7 @@ import time
 
 log, *command = sys.argv[1:]
 out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-# What others wrote must not be flushed at the cost of this one.
+# Flush the data of earlier programs first, so that this one does not pay for it.
 os.sync()
 started = time.monotonic()
 actions = [(os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, out, 2)]

@@ -218,6 +218,27 @@ promotion_interval = "14d"
 }
 
 #[test]
+fn local() {
+    let good = "[consumer_config.local]\n\
+                directory = \"out\"\n\
+                repos = { Base = \"a\", Other = \"b\", Long = \"ab\", Deep = \"c/d\" }\n";
+    for (old, new, expected) in [
+        (
+            "Other = \"b\"",
+            "Other = \"a/b\"",
+            "{}.repos.Other: the layout \"a/b\" of subvariant Other would lie within \"a\" of subvariant Base",
+        ),
+        (
+            "Base = \"a\"",
+            "Base = \"c/d/e/f\"",
+            "{}.repos.Base: the layout \"c/d/e/f\" of subvariant Base would lie within \"c/d\" of subvariant Deep",
+        ),
+    ] {
+        edited("local", good, old, new, expected);
+    }
+}
+
+#[test]
 fn container() {
     let good = "[consumer_config.container]\n\
                 repos = { Base = \"fedora\" }\n\

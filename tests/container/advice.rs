@@ -1,4 +1,4 @@
-//! What an operator reads about the likeliest mistakes: what, where, why, and what to do.
+//! The texts that an operator reads about the likeliest mistakes: what, where, why, and what to do.
 
 use cloud_image_uploader_test_support::advice::Advice;
 use cloud_image_uploader_test_support::front::{Call, Front, Trouble};

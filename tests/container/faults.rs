@@ -100,7 +100,7 @@ fn host(server: &HttpServer) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn passing_failures_of_small_calls_are_not_seen() {
+async fn transient_failures_of_small_calls_are_not_seen() {
     let registry = Registry::open().await.unwrap();
     let quay = r#"{"errors":[{"code":"MANIFEST_INVALID","message":"manifest invalid"}]}"#;
     let lost = |method, path, status| Fault {
@@ -153,7 +153,7 @@ async fn a_layer_whose_answer_is_lost_is_found_by_looking() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_stream_is_passing_and_the_next_round_pushes_the_rest() {
+async fn a_broken_stream_is_transient_and_the_next_round_pushes_the_rest() {
     let docker = || {
         vec![Row::container(
             "Container_Base",

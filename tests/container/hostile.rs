@@ -134,7 +134,7 @@ async fn each_fault_is_named_and_nothing_is_tagged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_checksum_is_told_rather_than_what_follows_from_it() {
+async fn a_wrong_checksum_is_reported_rather_than_its_consequences() {
     let registry = Registry::open().await.unwrap();
     let (section, provider) = provider(&[&Entry::of(&registry)]);
     for archive in [

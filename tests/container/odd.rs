@@ -88,7 +88,8 @@ async fn assert_published(what: &str, registry: &Registry, entry: &Entry, id: &s
     let (section, provider) = provider(&[entry]);
     let folder = tempfile::tempdir().unwrap();
     let deliverable = deliverable(&section, folder.path(), id, rows(id)).await;
-    let publishing = publish(&provider, &deliverable, &task());
+    let task = task();
+    let publishing = publish(&provider, &deliverable, &task);
     let publication = tokio::time::timeout(LIMIT / 4, publishing).await;
     let publication = publication.unwrap_or_else(|_| panic!("{what}: no end")).unwrap();
     assert!(publication.failed.is_empty(), "{what}: {:?}", publication.failed);
@@ -146,7 +147,8 @@ async fn a_success_that_nothing_follows_from_is_none() {
         let folder = tempfile::tempdir().unwrap();
         // One layer that is streamed: one try. Other calls are tried for a minute, which is not waited for.
         let deliverable = deliverable(&section, folder.path(), FIRST, vec![x86("a")]).await;
-        let publishing = publish(&provider, &deliverable, &task());
+        let task = task();
+        let publishing = publish(&provider, &deliverable, &task);
         match tokio::time::timeout(LIMIT / 10, publishing).await {
             Err(_) => {}
             Ok(publication) => {

@@ -1,4 +1,4 @@
-//! What a registry's account has to permit: reading and writing its repositories, and nothing else.
+//! The permissions that a registry's account needs: reading and writing its repositories, and nothing else.
 
 use std::collections::BTreeSet;
 
@@ -38,7 +38,7 @@ async fn pull_and_push_are_enough() {
     let registry = Registry::open().await.unwrap();
     let (section, provider) = provider(&[&Entry::of(&registry)]);
     let folder = tempfile::tempdir().unwrap();
-    // Layers of docker archives are sent in pieces, since nobody knows how long they will be.
+    // Layers of docker archives are sent in pieces, since their length is unknown.
     let docker = Row::container("Container_Base", "aarch64", xz(&docker("arm64", "b").build()));
     for (id, rows) in [
         (FIRST, both("a")),

@@ -100,7 +100,7 @@ async fn a_missing_architecture_is_kept_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_architecture_that_is_kept_is_the_one_that_is_there_at_last() {
+async fn the_kept_architecture_is_the_one_that_the_tag_holds_at_release() {
     // In work at once: the newer compose, which lacks an architecture, looked before the older one was released.
     for (what, before) in [
         ("an old one", Some("Fedora-43-20251001.0")),
@@ -211,7 +211,7 @@ async fn a_newer_tag_without_a_mark_that_comes_in_between_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_former_services_tags_are_taken_over() {
+async fn the_previous_services_tags_are_taken_over() {
     let registry = Registry::open().await.unwrap();
     let (section, provider) = provider(&[&Entry::of(&registry)]);
     let folder = tempfile::tempdir().unwrap();

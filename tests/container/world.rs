@@ -123,7 +123,7 @@ pub fn program(entry: &Entry) -> Program {
     variables.fold(program, |program, (name, value)| program.env(name, value))
 }
 
-/// What a release needs not be asked for.
+/// Release data, which is not fetched here.
 fn release() -> Release {
     Release {
         name: "43".to_owned(),
@@ -157,7 +157,7 @@ async fn selected(section: &config::Provider, id: &str, location: &Resource) -> 
     let http = http::client().unwrap();
     let id = ComposeId::parse(id).unwrap();
     let compose = Compose::fetch(&http, location, &id, None).await.unwrap();
-    let mut selection = select(section, &compose, &release(), None);
+    let mut selection = select(&section.publisher(), &compose, &release(), None);
     assert_eq!(selection.deliverables.len(), 1);
     selection.deliverables.remove(0)
 }

@@ -1,4 +1,4 @@
-//! What operators deploy and packagers build, checked with the tools that will read it.
+//! The files that operators deploy and packagers build, checked with the tools that will read it.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 

@@ -17,7 +17,7 @@ const PROVIDERS: [&str; 4] = ["aws", "azure", "container", "gcp"];
 /// The schemas that the manifests are held against.
 const KUBERNETES: &str = "1.31";
 
-/// What the existing service has in its secrets, by secret and key.
+/// The existing service's secrets, by secret and key.
 fn secrets() -> BTreeMap<&'static str, Vec<(&'static str, String)>> {
     let word = |key| (key, "made-up".to_owned());
     BTreeMap::from([

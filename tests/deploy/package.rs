@@ -1,4 +1,4 @@
-//! What a package installs beside the program, and the archive that packages are built from.
+//! The files that a package installs beside the program, and the archive that packages are built from.
 
 use std::process::Command;
 

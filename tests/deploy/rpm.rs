@@ -61,7 +61,7 @@ async fn the_rpm_builds_and_its_program_runs() {
 
     let mut rpmbuild = Command::new("rpmbuild");
     rpmbuild
-        // What is asked for are packages of another distribution.
+        // The spec names packages of another distribution.
         .args(["-bb", "--nodeps", "--define", "features local", "--define"])
         .arg(format!("_topdir {}", folder.path().display()))
         .arg(file("deploy/rpm/cloud-image-uploader.spec"))

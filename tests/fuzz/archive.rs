@@ -15,7 +15,7 @@ use crate::{Random, attempts};
 
 /// Counts what it is given.
 #[derive(Default)]
-struct Scales {
+pub struct Scales {
     blobs: Mutex<HashSet<Blob>>,
     bytes: AtomicU64,
 }

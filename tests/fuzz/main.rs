@@ -1,4 +1,4 @@
-//! What comes from outside, changed at random: messages, metadata, archives, disks. Nothing may panic, hang, or be believed.
+//! Input from outside, changed at random: messages, metadata, archives, disks. Nothing may panic, hang, or be believed.
 //!
 //! Two seconds each in an ordinary run; `FUZZ_SECONDS=600 FUZZ_SEED=7 cargo test --release --test fuzz` goes on for longer.
 //! The decoder has a run of its own in `tests/xz`.
@@ -8,6 +8,7 @@
 mod archive;
 mod message;
 mod metadata;
+mod structure;
 #[cfg(feature = "gcp")]
 mod tarball;
 #[cfg(feature = "azure")]
@@ -122,7 +123,7 @@ impl Random {
     }
 }
 
-/// What may be part of a name, a topic, a path, a line of the log.
+/// True for text that may be part of a name, a topic, a path, a line of the log.
 fn is_harmless(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_graphic() || c == ' ')
 }

@@ -1,5 +1,5 @@
 use cloud_image_uploader::base::resource::Resource;
-use cloud_image_uploader::messaging::message::{Intent, Message, Origin, Properties, Request};
+use cloud_image_uploader::messaging::message::{Intent, Message, Properties, Request, RequestSource};
 use cloud_image_uploader_test_support::archive::message;
 
 use crate::{attempts, is_harmless};
@@ -12,9 +12,9 @@ fn check(request: &Request) {
     assert!(url.has_host());
     assert!(is_harmless(&request.location.join("metadata/images.json").to_string()));
     match &request.origin {
-        Origin::Message(id) => assert!(uuid::Uuid::parse_str(id).is_ok(), "{id}"),
-        Origin::Compose(url) => assert!(is_harmless(url), "{url:?}"),
-        Origin::File(path) => panic!("{}", path.display()),
+        RequestSource::Message(id) => assert!(uuid::Uuid::parse_str(id).is_ok(), "{id}"),
+        RequestSource::Compose(url) => assert!(is_harmless(url), "{url:?}"),
+        RequestSource::File(path) => panic!("{}", path.display()),
     }
 }
 
@@ -50,5 +50,5 @@ async fn messages() {
         published
     })
     .await;
-    assert!(accepted > 0, "not even a sound message was accepted");
+    assert!(accepted > 0, "no sound message was accepted");
 }

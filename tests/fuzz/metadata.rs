@@ -104,7 +104,7 @@ proptest! {
         let selected = |images: &Value| {
             let compose = Compose::parse(images.to_string().as_bytes(), &location, &id).unwrap();
             [LOCAL, CONTAINER].map(|text| {
-                let selection = select(&config(text).provider, &compose, &release(), None);
+                let selection = select(&config(text).provider.publisher(), &compose, &release(), None);
                 (format!("{:?}", selection.deliverables), selection.refused.len())
             })
         };
@@ -120,7 +120,7 @@ proptest! {
     }
 }
 
-/// Whatever the metadata says: what is read stays below the compose, and every name made of it is plain.
+/// Files that metadata names stay below the compose, and every name made from metadata is plain.
 #[tokio::test]
 async fn metadata() {
     let folder = tempfile::tempdir().unwrap();
@@ -160,7 +160,7 @@ async fn metadata() {
             assert!(below.components().all(normal), "{}", path.display());
             assert!(is_harmless(&image.path), "{image:?}");
         }
-        let selection = select(&config.provider, &compose, &release, None);
+        let selection = select(&config.provider.publisher(), &compose, &release, None);
         for refused in &selection.refused {
             let text = refused.to_string();
             assert!(!text.chars().any(char::is_control), "{text:?}");

@@ -19,7 +19,7 @@ use crate::attempts;
 const SOUND: &[u8] =
     include_bytes!("../fixtures/sample/compose/Cloud/x86_64/images/Fedora-Cloud-Base-GCE-43-1.7.x86_64.tar.gz");
 
-/// What is let through is what Compute Engine takes, byte for byte.
+/// Every tarball that passes is one that Compute Engine takes, byte for byte.
 #[tokio::test(flavor = "multi_thread")]
 async fn tarballs() {
     let mut sound = Vec::new();

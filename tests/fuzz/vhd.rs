@@ -7,7 +7,7 @@ const MIB: u64 = 1 << 20;
 /// The longest disk, in MiB.
 const LONGEST: usize = 64 << 10;
 
-/// What is uploaded is what Azure takes: either as it is, or with the footer that is added.
+/// Every blob that is uploaded is one that Azure takes: either as it is, or with the footer that is added.
 #[tokio::test]
 async fn footers() {
     let (accepted, _) = attempts("VHD footers", async |random| {

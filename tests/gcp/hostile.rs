@@ -3,7 +3,7 @@
 
 use cloud_image_uploader::base::failure::Class;
 use cloud_image_uploader_test_support::archive::{Row, gzip, noise};
-use cloud_image_uploader_test_support::gcp::tarball::{archive, header, seal};
+use cloud_image_uploader_test_support::gcp::tarball::{self, archive, header, seal};
 
 use crate::world::*;
 
@@ -20,6 +20,13 @@ async fn each_fault_is_named_and_nothing_is_left() {
     };
     let gnu_pax = archive(&header("disk.raw", b'x', 0, 1000), &data);
     let large = tarball(1, 20 << 20);
+    let with = |at: usize, bytes: &[u8]| {
+        let mut disk = noise(1, 10_000);
+        disk[at..at + bytes.len()].copy_from_slice(bytes);
+        disk
+    };
+    let (unbootable, qcow2) = (with(510, &[0, 0]), with(0, b"QFI\xfb"));
+    let bzip2 = with(0, b"BZh91AY&SY");
     let table: Vec<(Row, &str)> = vec![
         (row(gzip(&gnu_pax)), "it has a PAX header"),
         (row(gzip(&pax)), "it is not in GNU format"),
@@ -41,6 +48,12 @@ async fn each_fault_is_named_and_nothing_is_left() {
             row(large[..large.len() - 4].to_vec()),
             "as a tarball for Compute Engine",
         ),
+        (
+            row(tarball::of(&unbootable)),
+            "disk.raw is no disk: its first sector does not end with the boot signature 55 AA",
+        ),
+        (row(tarball::of(&qcow2)), "disk.raw is no disk: it is a qcow2 image"),
+        (row(bzip2), "as a tarball for Compute Engine: it is bzip2"),
         (row(b"no archive at all".to_vec()), "as a tarball for Compute Engine"),
         (row(large.clone()).wrong_checksum(), "its SHA-256 is"),
         (

@@ -112,7 +112,7 @@ impl World {
         let http = http::client().unwrap();
         let location = Resource::Folder(folder.to_owned());
         let compose = Compose::fetch(&http, &location, &id, label).await.unwrap();
-        select(&self.section(""), &compose, &release, None).deliverables
+        select(&self.section("").publisher(), &compose, &release, None).deliverables
     }
 
     /// Asserts that only these images, and no objects, are left to be billed.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, xz};
+use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, noise, xz};
 use cloud_image_uploader_test_support::files::{Fault, Files};
 use serde_json::{Value, json};
 
@@ -187,7 +187,7 @@ async fn a_name_that_is_too_long_is_told_at_once() {
         "Cloud_Base",
         "x86_64",
         &format!("{long}.raw.xz"),
-        xz(b"disk"),
+        xz(&noise(1, 512)),
     );
     compose().image(row).write(&desk.compose()).unwrap();
     let exit = desk.reconsume(&[]).await;

@@ -22,14 +22,19 @@ async fn execute(line: &str) -> Exit {
     shell.run(LIMIT).await.unwrap()
 }
 
-/// What the last line of the log says, and the command at its end.
+/// The text of the last failure that hit once, and the command at its end.
 fn last_words(exit: &Exit) -> (&str, &str) {
-    let last = exit.stderr.lines().last().unwrap();
-    let said = last
-        .split_once(" ERROR ")
-        .and_then(|(_, said)| said.split_once("; repair: "));
-    let (words, command) = said.unwrap_or_else(|| panic!("{last}"));
-    (words, command)
+    let last = last_failure(exit);
+    last.split_once("; repair: ").unwrap_or_else(|| panic!("{last}"))
+}
+
+/// The text of the last failure, which ends the log: one line, or one for each thing that it hit.
+fn last_failure(exit: &Exit) -> &str {
+    let (_, last) = exit
+        .stderr
+        .rsplit_once(" ERROR ")
+        .unwrap_or_else(|| panic!("{}", exit.stderr));
+    last.trim_end()
 }
 
 fn corrupt(file: &Path) {
@@ -106,6 +111,58 @@ async fn a_name_taken_by_other_content_is_left_alone() {
             assert!(words.contains(part), "{part} in {words}");
         }
         assert!(desk.files() == before);
+    }
+}
+
+/// The largest file below a folder of the published ones.
+fn largest(desk: &Desk, below: &str) -> String {
+    let files = desk.files().into_iter().filter(|(name, _)| name.starts_with(below));
+    files.max_by_key(|(_, bytes)| bytes.len()).unwrap().0
+}
+
+#[tokio::test]
+async fn a_disk_or_layout_that_was_damaged_is_written_again() {
+    let desk = Desk::new();
+    compose().write(&desk.compose()).unwrap();
+    assert_eq!(desk.reconsume(&[]).await.code, Some(0));
+    let content = |desk: &Desk| {
+        let mut files = desk.files();
+        files.retain(|name, _| !name.ends_with(".mark.json"));
+        files
+    };
+    let whole = content(&desk);
+    let layout = format!("{COMPOSE}/oci/Silverblue");
+    let blob = largest(&desk, &format!("{layout}/blobs"));
+    let index = format!("{layout}/index.json");
+    let truncate = |path: &Path| fs::File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+    let remove = |path: &Path| fs::remove_file(path).unwrap();
+    let damages: [(&str, &dyn Fn(&Path)); 5] = [
+        (&disk_path("x86_64"), &corrupt),
+        (&disk_path("aarch64"), &truncate),
+        (&blob, &corrupt),
+        (&blob, &remove),
+        (&index, &truncate),
+    ];
+    for (path, damage) in damages {
+        damage(&desk.published().join(path));
+        assert!(content(&desk) != whole, "{path}");
+        let exit = desk.reconsume(&[]).await;
+        assert_eq!(exit.code, Some(0), "{path}: {}", exit.stderr);
+        assert!(
+            exit.stderr.contains("has changed since it was published"),
+            "{}",
+            exit.stderr
+        );
+        assert!(content(&desk) == whole, "{path} is as it was");
+        assert_eq!(
+            exit.stdout.matches("| published |").count(),
+            1,
+            "{path}: {}",
+            exit.stdout
+        );
+        assert_complete(&desk);
+        let again = desk.reconsume(&[]).await;
+        assert_eq!(again.stdout.matches("| published |").count(), 0, "{}", again.stdout);
     }
 }
 
@@ -292,8 +349,9 @@ async fn a_directory_that_cannot_be_written_is_told_at_once() {
         let program = program.args(["reconsume", "--compose"]);
         let exit = program.arg(desk.compose()).run(LIMIT).await.unwrap();
         assert_eq!(exit.code, Some(1), "{}", exit.stderr);
-        let (words, _) = last_words(&exit);
+        let words = last_failure(&exit);
         assert!(words.contains(&format!(": write {}", directory.display())), "{words}");
         assert!(words.contains(cause), "{words}");
+        assert_eq!(exit.stderr.matches(" ERROR ").count(), 1, "one cause: {}", exit.stderr);
     }
 }

@@ -87,7 +87,7 @@ async fn a_broker_that_crashes_loses_nothing() {
     world.until_settled(daemon).await;
 }
 
-/// Whatever is lost between the daemon and the broker: every notification arrives, a repeat under the same id.
+/// A frame is lost between the daemon and the broker: every notification arrives, a repeat under the same id.
 #[tokio::test]
 async fn a_lost_frame_loses_no_notification() {
     let table = [

@@ -45,7 +45,7 @@ async fn a_host_that_refuses_connections_is_given_up_in_time() {
     }
 }
 
-/// Images: those of a server that answers 503 for ever are tried several times, the other one is published.
+/// Images: those of a server that always answers 503 are tried several times, the other one is published.
 #[tokio::test]
 async fn an_image_that_stays_away_is_given_up_in_time() {
     let world = World::new().await;

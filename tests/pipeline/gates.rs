@@ -13,7 +13,7 @@ use cloud_image_uploader::config::{Config, Environment};
 use cloud_image_uploader::gates::gate::Gate;
 use cloud_image_uploader::images::signature::Signatures;
 use cloud_image_uploader::images::source::Sources;
-use cloud_image_uploader::messaging::message::{Origin, Request};
+use cloud_image_uploader::messaging::message::{Request, RequestSource};
 use cloud_image_uploader::messaging::notify::Notifier;
 use cloud_image_uploader::model::compose::ComposeId;
 use cloud_image_uploader::model::compose::release::Releases;
@@ -129,7 +129,7 @@ impl Stand {
             location: Resource::Folder(self.folder.path().join("compose")),
             label: None,
             announced: jiff::Timestamp::now(),
-            origin: Origin::Message(String::new()),
+            origin: RequestSource::Message(String::new()),
         };
         pipeline.run(&request, &Options::default()).await
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cloud_image_uploader_test_support::advice::Advice;
-use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, xz};
+use cloud_image_uploader_test_support::archive::{ComposeBuilder, Row, noise, xz};
 use cloud_image_uploader_test_support::certs::Authority;
 use cloud_image_uploader_test_support::mail::MailServer;
 use cloud_image_uploader_test_support::program::Exit;
@@ -36,7 +36,7 @@ fn disk(arch: &str) -> Row {
         "Cloud_Base",
         arch,
         &format!("{arch}.raw.xz"),
-        xz(b"disk"),
+        xz(&noise(1, 512)),
     )
 }
 

@@ -1,4 +1,4 @@
-//! Messages, good and bad, and what becomes of them.
+//! Messages, good and bad, and their outcomes.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ async fn a_compose_is_published_announced_and_acknowledged() {
 }
 
 #[tokio::test]
-async fn what_concerns_nobody_is_acknowledged_while_work_runs() {
+async fn irrelevant_messages_are_acknowledged_while_work_runs() {
     let world = World::new().await;
     let daemon = world.begin().await;
     for number in 0..40 {
@@ -328,7 +328,7 @@ async fn a_source_that_stays_away_is_given_up_in_time() {
 
 /// What an operator has to mend: the delivery comes back, `/ready` says why, and then it is done.
 #[tokio::test]
-async fn a_missing_target_holds_the_message_until_it_is_mended() {
+async fn a_missing_target_holds_the_message_until_it_is_fixed() {
     let world = World::new().await;
     std::fs::write(world.published(), "in the way").unwrap();
     let daemon = world.consume().await;
@@ -391,7 +391,7 @@ async fn a_signal_leaves_unfinished_work_to_redelivery() {
 }
 
 #[tokio::test]
-async fn what_an_operator_must_mend_ends_the_process_with_its_code() {
+async fn an_error_for_the_operator_ends_the_process_with_its_code() {
     let world = World::new().await;
     world
         .admin

@@ -122,7 +122,7 @@ fn name(call: &front::Call<'_>) -> Option<&'static str> {
 pub fn row(number: u64) -> Row {
     let mut disk = noise(2 * number + 1, 600_000);
     disk.resize(9 << 20, 0);
-    disk.extend(noise(2 * number + 2, 1000));
+    disk.extend(noise(2 * number + 2, 1024));
     let file = "Fedora-Cloud-Base-AmazonEC2.x86_64.raw.xz";
     let disk = xz_blocks(&disk, 1 << 20);
     Row::new("raw-xz", "raw.xz", "Cloud_Base", "x86_64", file, disk)

@@ -10,7 +10,7 @@ const OLD: &str = "2020-01-01T00:00:00Z";
 
 /// A world in which time goes by.
 pub trait Ages: World {
-    /// As the README calls it.
+    /// Its column's title in `docs/reliability.md`.
     const NAME: &'static str;
     /// Every call that the clean-up takes. What fails for long is left to the next run, and the command says so.
     const CALLS: &'static [Call];

@@ -53,21 +53,21 @@ impl Kind {
         Self::Hangs,
     ];
 
-    /// As the README says it.
+    /// The row's title in `docs/reliability.md`.
     pub fn title(self) -> &'static str {
         match self {
-            Self::Fails => "answered 503; connection broken before the server heard of it",
+            Self::Fails => "answered 503; connection broken before it reached the server",
             Self::IsThrottled => "throttled twice, with `Retry-After`",
             Self::LosesItsAnswer => "done, and the answer lost",
             Self::OneHangs => "done, and never answered (one call; all of them are below)",
             Self::Crash => {
-                "SIGKILL while the call is on its way, before and after the server heard of it; then a fresh process"
+                "SIGKILL while the call is on its way, before and after it reached the server; then a fresh process"
             }
             Self::Signal => "SIGTERM likewise: it ends within seconds with 0; then a fresh process",
             Self::FailsTenTimes => {
                 "failed ten times (`tests/run --long`); a deletion is given up, with a warning, and left to the next run"
             }
-            Self::Hangs => "hangs, before and after the server heard of it (`tests/run --long`)",
+            Self::Hangs => "hangs, before and after it reached the server (`tests/run --long`)",
         }
     }
 

@@ -68,7 +68,7 @@ impl World for Folder {
 
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let disk = [noise(1, 900_000), vec![0; 4 << 20], noise(2, 100_000)].concat();
+        let disk = [noise(1, 900_000), vec![0; 4 << 20], noise(2, 100_448)].concat();
         let disk = Row::new(
             "raw-xz",
             "raw.xz",

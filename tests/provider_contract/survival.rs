@@ -1,4 +1,4 @@
-//! What came of it all, for the table in the README.
+//! The results of all faults, for the tables in `docs/reliability.md`.
 
 use std::fs;
 use std::path::Path;
@@ -89,7 +89,7 @@ fn column<W: World>() -> (&'static str, [usize; 8]) {
     (W::NAME, Kind::ALL.map(|kind| kind.cases(W::CALLS).len()))
 }
 
-/// The README says what is tried here, no more and no less.
+/// The page counts exactly the faults that are tried here.
 #[cfg(all(
     feature = "aws",
     feature = "azure",
@@ -98,7 +98,7 @@ fn column<W: World>() -> (&'static str, [usize; 8]) {
     feature = "local"
 ))]
 #[test]
-fn the_readme_has_these_numbers() {
+fn the_page_on_reliability_has_these_numbers() {
     let columns = [
         column::<crate::aws::ByBlocks>(),
         column::<crate::aws::ByImport>(),
@@ -123,6 +123,7 @@ fn the_readme_has_these_numbers() {
     for harm in ["lost", "duplicated", "leaked"] {
         table += &row(&format!("**{harm}**"), &mut columns.iter().map(|_| "0".to_owned()));
     }
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    assert!(readme.contains(&table), "the README should have\n{table}");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reliability.md");
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.contains(&table), "docs/reliability.md should have\n{table}");
 }

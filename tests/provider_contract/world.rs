@@ -73,7 +73,7 @@ impl Call {
 
 /// A provider's servers, and a compose to be published there.
 pub trait World: Sized {
-    /// As the README calls it.
+    /// Its column's title in `docs/reliability.md`.
     const NAME: &'static str;
     /// Every call that publishing takes. The front's namer knows just these.
     const CALLS: &'static [Call];

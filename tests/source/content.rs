@@ -137,7 +137,7 @@ async fn a_wrong_length_is_told_whatever_the_server_says_of_it() {
     }
 }
 
-/// What the compose itself has wrong: the bytes are those of the metadata.
+/// The fault is in the compose itself: the bytes are those of the metadata.
 #[tokio::test]
 async fn a_file_that_does_not_decode_is_refused() {
     let disk = noise(3, 700_000);
@@ -160,6 +160,37 @@ async fn a_file_that_does_not_decode_is_refused() {
         ("truncated gzip", "gzip", shortened(&gzip(&disk), 9)),
         ("rubbish after gzip", "gzip", with(gzip(&disk), b"rubbish!")),
         ("the magic of gzip, then noise", "gzip", magic(&[0x1f, 0x8b])),
+        (
+            "zeros after gzip, and then more",
+            "gzip",
+            with(gzip(&disk), &[0, 0, 0, 1]),
+        ),
+        (
+            "a member after zeros",
+            "gzip",
+            with(with(gzip(&disk), &[0; 9]), &gzip(&disk)),
+        ),
+        (
+            "a truncated second member",
+            "gzip",
+            with(gzip(&disk), &gzip(&disk)[..1000]),
+        ),
+        ("zeros after zstd", "zstd", with(zstd(&disk), &[0; 8])),
+        (
+            "a truncated skippable frame",
+            "zstd",
+            with(zstd(&disk), b"\x50\x2a\x4d\x18\x09\0\0\0rubbish!"),
+        ),
+        (
+            "half a skippable frame's length",
+            "zstd",
+            with(zstd(&disk), b"\x50\x2a\x4d\x18\x09\0"),
+        ),
+        (
+            "lz4 after a skippable frame",
+            "zstd",
+            b"\x50\x2a\x4d\x18\x01\0\0\0x\x04\x22\x4d\x18\x64\x40\xa7".to_vec(),
+        ),
         ("truncated zstd", "zstd", shortened(&zstd(&disk), 9)),
         ("rubbish after zstd", "zstd", with(zstd(&disk), b"rubbish!")),
         (
@@ -179,7 +210,7 @@ async fn a_file_that_does_not_decode_is_refused() {
             "{what}: {text}"
         );
         assert_eq!(class, Class::Deliverable, "{what}");
-        // Whoever wants the stored bytes may have them.
+        // The stored bytes are given out all the same.
         assert!(shelf.read(&image, Form::Stored).await.is_ok(), "{what}");
     }
 }
@@ -237,9 +268,9 @@ fn peak_memory() -> u64 {
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
 }
 
-/// 32 GiB of zeros in 5 MB: the stream flows as long as somebody takes it, and memory does not grow.
+/// 32 GiB of zeros in 5 MB: the stream flows as long as a reader takes it, and memory does not grow.
 #[tokio::test]
-async fn a_bomb_flows_until_nobody_wants_it() {
+async fn a_bomb_flows_until_its_reader_is_gone() {
     const TAKEN: u64 = 1 << 30;
     let bomb = xz(&vec![0; 64 << 20]).repeat(512);
     let shelf = Shelf::start().await;

@@ -18,6 +18,12 @@ fn disk() -> Vec<u8> {
     .concat()
 }
 
+/// A frame of zstd that decoders pass over.
+fn skippable(kind: u8, bytes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(bytes.len()).unwrap().to_le_bytes();
+    [&[0x50 | kind, 0x2a, 0x4d, 0x18], &length[..], bytes].concat()
+}
+
 /// The same disk in every form of compression that may come.
 fn stored(disk: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let (head, tail) = disk.split_at(CHUNK + 4_321);
@@ -34,8 +40,35 @@ fn stored(disk: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ("xz with an empty stream", [xz(b""), xz(disk)].concat()),
         ("gzip", gzip(disk)),
         ("gzip of two members", twice(gzip)),
+        ("gzip with zeros behind it", [gzip(disk), vec![0; 70_000]].concat()),
+        (
+            "gzip of two members with a zero behind them",
+            [twice(gzip), vec![0]].concat(),
+        ),
         ("zstd", zstd(disk)),
         ("zstd of two frames", twice(zstd)),
+        (
+            "zstd as pzstd writes it",
+            [
+                skippable(0, &[1, 2, 3, 4]),
+                zstd(head),
+                skippable(0, &[1, 2, 3, 4]),
+                zstd(tail),
+            ]
+            .concat(),
+        ),
+        (
+            "zstd with skippable frames at both ends",
+            [
+                skippable(15, b""),
+                skippable(7, &[0x28; 70_000]),
+                zstd(head),
+                zstd(tail),
+                skippable(1, &[0xfd; 3]),
+                skippable(0, b""),
+            ]
+            .concat(),
+        ),
         ("plain", disk.to_vec()),
     ]
 }
@@ -86,6 +119,7 @@ async fn what_decompresses_to_nothing_is_nothing() {
         ("xz", xz(b"")),
         ("gzip", gzip(b"")),
         ("zstd", zstd(b"")),
+        ("skippable", skippable(3, b"nothing but this")),
     ] {
         let image = shelf.put(name, &bytes);
         let chunks = shelf.read(&image, Form::Decompressed).await.unwrap();

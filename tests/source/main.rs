@@ -4,6 +4,7 @@
 
 mod connection;
 mod content;
+mod disks;
 mod forms;
 mod redirects;
 mod size;

@@ -1,4 +1,4 @@
-//! What a file says of its length when decompressed, and what is read to know it.
+//! The length that a file states for its decompressed bytes, and the requests that it takes to learn it.
 
 use cloud_image_uploader::base::failure::Class;
 use cloud_image_uploader_test_support::archive::{gzip, noise, xz, xz_blocks, zstd};
@@ -81,7 +81,7 @@ async fn a_busy_server_is_asked_again() {
     assert!(shelf.files.faults_met());
 }
 
-/// The index lies, or is damaged: whoever reads the image says so.
+/// The index lies, or is damaged: reading the image reports it.
 #[tokio::test]
 async fn a_file_that_is_wrong_is_refused() {
     let shelf = Shelf::start().await;

@@ -61,11 +61,11 @@ pub async fn open(source: &Source, ordered: bool) -> Chunks {
     if ordered {
         source.open(Form::Decompressed).await.unwrap()
     } else {
-        source.open_unordered().await.unwrap()
+        source.open_unordered(Form::Decompressed).await.unwrap()
     }
 }
 
-/// What a source yields, put together; holes counted. Every promise about chunks is checked.
+/// The chunks that a source yields, put together; holes counted. Every promise about chunks is checked.
 pub async fn collect(mut chunks: Chunks, ordered: bool) -> Result<(Vec<u8>, usize), Error> {
     let mut pieces = Vec::new();
     let mut holes = 0;
@@ -100,7 +100,7 @@ pub async fn collect(mut chunks: Chunks, ordered: bool) -> Result<(Vec<u8>, usiz
     Ok((bytes, holes))
 }
 
-/// What a source makes of these bytes, with the given memory.
+/// The bytes that a source decodes these to, with the given memory.
 pub async fn decode(bytes: &[u8], ordered: bool, memory: u64) -> Result<Vec<u8>, Error> {
     let stored = Stored::new(bytes);
     let source = sources(memory, 2).source(&stored.image());
@@ -114,7 +114,7 @@ pub async fn decompressed_size(bytes: &[u8]) -> Result<u64, Error> {
     sources(MEMORY, 2).source(&stored.image()).decompressed_size().await
 }
 
-/// What liblzma makes of them.
+/// The bytes that liblzma decodes them to.
 pub fn reference(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     let stream = Stream::new_stream_decoder(128 << 20, CONCATENATED)?;
     let mut decoded = Vec::new();

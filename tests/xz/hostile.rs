@@ -28,7 +28,7 @@ fn claiming(fields: &[u8]) -> Vec<u8> {
     [&HEADER[..], &block].concat()
 }
 
-/// What looks like a compressed chunk of LZMA2 at first.
+/// Bytes that look like a compressed chunk of LZMA2 at first.
 fn garbage() -> Vec<u8> {
     [vec![0xe0; 40], noise(1, 100_000)].concat()
 }

@@ -1,4 +1,4 @@
-//! What holds for every file: the same bytes as from liblzma, or an error where liblzma has one.
+//! Properties of every file: the same bytes as from liblzma, or an error where liblzma has one.
 
 use liblzma::stream::Check;
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! What this process holds in memory, as the system sees it, and a disk to measure it with.
+//! The memory that this process holds, as the system sees it, and a disk to measure it with.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,9 @@
 //! The ways through the decoder, each with a file that needs it.
 
-use liblzma::stream::Check;
+use std::io::Write;
+
+use cloud_image_uploader::images::source::{CHUNK, Content};
+use liblzma::stream::{Check, Filters, LzmaOptions, MtStreamBuilder};
 
 use super::files::{MEMORY, Stored, collect, decode, noise, open, parallel, reference, serial, sources, text};
 
@@ -82,7 +85,7 @@ async fn a_twin_with_a_wrong_check_is_no_twin() {
     assert_eq!(error.to_string(), "decompress disk.raw.xz as xz");
 }
 
-/// What stands behind the first block: found by what all blocks have in common.
+/// The check behind the first block: found by what all blocks have in common.
 fn check_of_zeros(file: &[u8]) -> [u8; 8] {
     let header = usize::from(file[12]) * 4 + 4;
     let block = &file[12..12 + header];
@@ -114,4 +117,72 @@ async fn images_share_the_threads() {
     for task in tasks {
         assert!(task.await.unwrap() == content);
     }
+}
+
+/// Blocks as `xz -9` makes them are too large to be decoded at once: a target that takes them in any order gets pieces of
+/// one before the other has ended, which only two decoders at work make.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_blocks_with_large_dictionaries_are_decoded_side_by_side() {
+    const BLOCK: usize = 144 << 20;
+    let mut content = Vec::new();
+    for number in 0..4 * BLOCK / CHUNK {
+        content.extend(noise(number as u64, 4 << 10));
+        content.resize(CHUNK * (number + 1), 0);
+    }
+    let file = large_blocks(&content, BLOCK as u64);
+    let stored = Stored::new(&file);
+    for (memory, ordered, side_by_side) in [(MEMORY, false, true), (66 << 20, false, false), (MEMORY, true, false)] {
+        let source = sources(memory, 2).source(&stored.image());
+        let mut chunks = open(&source, ordered).await;
+        let (mut switches, mut last, mut seen) = (0, 0, 0);
+        while let Some(chunk) = chunks.next().await.unwrap() {
+            let at = usize::try_from(chunk.offset).unwrap();
+            let Content::Data(bytes) = chunk.content else {
+                panic!("a hole at {at}");
+            };
+            assert!(content[at..at + bytes.len()] == bytes, "{at}");
+            seen += bytes.len();
+            switches += usize::from(at / BLOCK != last);
+            last = at / BLOCK;
+        }
+        assert_eq!(seen, content.len());
+        assert_eq!(
+            switches > 3,
+            side_by_side,
+            "{switches} switches, {memory} bytes, in order: {ordered}"
+        );
+    }
+}
+
+/// A damaged byte in any of them is found, and nothing hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_block_among_large_ones_is_refused() {
+    let content: Vec<u8> = (0..300)
+        .flat_map(|number| [noise(number, 4 << 10), vec![0; CHUNK]].concat())
+        .collect();
+    let good = large_blocks(&content, 100 << 20);
+    assert!(decode(&good, false, MEMORY).await.unwrap() == content);
+    for part in 1..8 {
+        let mut file = good.clone();
+        let at = file.len() * part / 8;
+        file[at] ^= 1;
+        let error = decode(&file, false, MEMORY).await.unwrap_err();
+        assert_eq!(error.to_string(), "decompress disk.raw.xz as xz", "{at}");
+    }
+}
+
+/// The dictionary of `xz -9` in no time.
+fn large_blocks(content: &[u8], block: u64) -> Vec<u8> {
+    let mut options = LzmaOptions::new_preset(0).unwrap();
+    let mut filters = Filters::new();
+    filters.lzma2(options.dict_size(64 << 20));
+    let mut builder = MtStreamBuilder::new();
+    let builder = builder
+        .threads(1)
+        .block_size(block)
+        .check(Check::Crc64)
+        .filters(filters);
+    let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), builder.encoder().unwrap());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
 }

@@ -5,7 +5,7 @@
 
 use ::metrics::{Counter, Gauge, Histogram};
 
-/// What a metric is to Prometheus.
+/// Prometheus' type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows, from 0 at the start of the process.

@@ -19,7 +19,7 @@ use super::{Blob, Digest, Error, Fault, Image, JSON_LIMIT, Stores};
 use crate::base::failure::Failure;
 use crate::images::source;
 
-/// What is passed on at once.
+/// Bytes that are passed on at once.
 const PIECE: usize = 256 << 10;
 /// An image of a hundred layers has some four hundred entries in docker's oldest form.
 const ENTRIES: usize = 10_000;
@@ -28,7 +28,7 @@ const ENTRIES: usize = 10_000;
 const HEADERS: u64 = 1 << 20;
 /// Entries up to this size wait in memory.
 const SMALL: u64 = JSON_LIMIT;
-/// What waits in memory at most; further layers are stored at once, though nothing may name them.
+/// Bytes of small layers that wait in memory; further ones are stored at once, though nothing may reference them.
 const HELD: u64 = 8 << 20;
 /// Files below this size wait in any case: as many as [`ENTRIES`] of them take 5 MiB.
 const TINY: u64 = 512;
@@ -145,7 +145,7 @@ async fn walk(
                 });
             }
         }
-        // What was not wanted must not count as headers.
+        // The rest of an entry must not count as headers.
         tokio::io::copy(&mut entry, &mut tokio::io::sink())
             .await
             .map_err(Fault::Tar)?;

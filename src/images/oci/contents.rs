@@ -1,4 +1,4 @@
-//! What an archive holds, and which image that makes.
+//! The entries of an archive, and the image that they make.
 
 use std::collections::BTreeMap;
 
@@ -80,7 +80,7 @@ impl Refusal {
     }
 }
 
-/// Whether a path is that of a document by which the archive is understood.
+/// Reports whether a path is that of a document by which the archive is understood.
 pub(super) fn is_root_document(path: &str) -> bool {
     matches!(path, "index.json" | "manifest.json")
 }
@@ -314,7 +314,7 @@ impl Contents {
         Ok(bytes)
     }
 
-    /// What a layer unpacks to, and its bytes unless the stores have it.
+    /// A layer's unpacked form, and its bytes unless the stores have it.
     async fn layer(&self, named: &Descriptor) -> Result<(Option<Bytes>, Unpacked), Fault> {
         let path = self.path(named)?;
         let (found, unpacked) = self.file(&path).await?;

@@ -1,4 +1,4 @@
-//! What can be wrong with an archive.
+//! The faults of an archive.
 
 use std::io;
 use std::sync::Arc;
@@ -12,23 +12,23 @@ use crate::base::failure::{Class, Classified};
 pub struct Error {
     /// The archive, as its compose names it.
     pub image: String,
-    /// What is wrong with it.
+    /// Its fault.
     pub source: Fault,
 }
 
-/// What can be wrong with an archive.
+/// A fault of an archive. Each text reads after "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// It is no tar archive, or only a part of one.
     #[error("unpack it")]
     Tar(#[source] io::Error),
-    /// Something goes on behind the archive.
-    #[error("find its end: there are more than {0} bytes behind it")]
+    /// Data behind the end of the archive.
+    #[error("find its end: it has more than {0} bytes behind it")]
     Trailing(u64),
-    /// More entries than anybody needs.
+    /// More entries than an image has.
     #[error("unpack it: it has more than {0} entries")]
     TooMany(usize),
-    /// Something points out of the archive.
+    /// An entry that leads out of the archive.
     #[error("accept the entry {path:?}: it points outside the archive")]
     Outside {
         /// The entry, and what it points to.
@@ -39,7 +39,7 @@ pub enum Fault {
     Entry {
         /// The entry.
         path: String,
-        /// What is wrong with it.
+        /// The reason, as a sentence.
         what: &'static str,
     },
     /// A document that no registry would take.
@@ -61,7 +61,7 @@ pub enum Fault {
         /// Where it stops making sense.
         source: serde_json::Error,
     },
-    /// Nobody can tell which image is meant.
+    /// No image fits, or several do.
     #[error("choose the {architecture} image: there are {found}")]
     Choice {
         /// The architecture that was announced.
@@ -87,18 +87,18 @@ pub enum Fault {
         /// As found.
         found: u64,
     },
-    /// Something is named and not there.
-    #[error("find {what}: it is named and not in the archive")]
+    /// A blob or file that is referenced is absent.
+    #[error("read {what}: it is referenced, and not in the archive")]
     Missing {
         /// A digest or path.
         what: String,
     },
-    /// Made for something else.
+    /// An image for another platform.
     #[error("accept it as {expected}: its configuration says {found}")]
     Platform {
-        /// What was announced.
+        /// According to the compose.
         expected: String,
-        /// What it is.
+        /// According to its configuration.
         found: String,
     },
     /// A layer of a docker archive is not what the configuration says.

@@ -1,4 +1,4 @@
-//! A layer on its way: how it is packed, what it unpacks to, and, where a docker archive holds it plain, its compression.
+//! A layer on its way: its packing, its diff id, and the compression of a docker archive's plain layers.
 //!
 //! The same layer gives the same bytes each time, so that a repeat finds them: one level, no time, no name in the header
 //! ([RFC 1952](https://www.rfc-editor.org/rfc/rfc1952)).
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Digest, Fault, LAYER, LAYER_GZIP, LAYER_ZSTD};
 
-/// What gzip itself uses, and what image tools expect.
+/// The default of gzip, which image tools expect.
 const LEVEL: u32 = 6;
 /// Pieces that wait on each side of the compressor.
 const QUEUE: usize = 4;
@@ -61,7 +61,7 @@ impl Packing {
         }
     }
 
-    /// What a media type says of the layer's bytes, in OCI's words or in docker's; `None` for an unknown one.
+    /// The packing that a media type announces, in OCI's words or in docker's; `None` for an unknown one.
     fn announced(media_type: &str) -> Option<Self> {
         match media_type.rsplit(['.', '+']).next() {
             Some("gzip") => Some(Self::Gzip),
@@ -76,7 +76,7 @@ impl Packing {
 #[derive(Debug, Clone)]
 pub(super) struct Unpacked {
     pub(super) packing: Packing,
-    /// Of what it unpacks to, or why it does not.
+    /// Digest of the unpacked layer, or the reason why it does not unpack.
     diff_id: Result<Digest, Arc<io::Error>>,
 }
 
@@ -192,7 +192,7 @@ pub(super) fn watch<'a>(
     (passing, Outcome(outcome))
 }
 
-/// What has passed, for a decoder.
+/// The pieces that have passed, for a decoder.
 struct Incoming {
     pieces: mpsc::Receiver<Option<Bytes>>,
     piece: Bytes,
@@ -245,7 +245,7 @@ fn compress<'a>(
     let (output, compressed) = mpsc::channel(QUEUE);
     let (name, outcome) = oneshot::channel();
     tokio::task::spawn_blocking(move || {
-        // An error means that somebody upstream or downstream has gone, and knows why.
+        // An error means that the source or the sink has gone, and reports why.
         if let Ok(digest) = encode(pieces, output) {
             let _ = name.send(Unpacked {
                 packing: Packing::Gzip,

@@ -123,7 +123,7 @@ async fn pass(
     }
     let (outcome, stored) = join(pump(taps, expected, source), join_all(puts)).await;
     let blob = outcome?;
-    // Had the pump failed, the stores' failures would only be its echo.
+    // After a failure of the pump the stores' failures would only repeat it.
     for (slot, outcome) in slots.into_iter().zip(stored) {
         slot.failure = outcome.err();
     }

@@ -1,4 +1,4 @@
-//! What the decoders yield, and whole chunks of it also where a block ends in the middle of one.
+//! Decoded pieces, put together to whole chunks also where a block ends in the middle of one.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::images::xz;
 pub(in crate::images) struct Decoded {
     /// Its place in the image.
     pub offset: u64,
-    /// What is there.
+    /// The bytes at that place.
     pub content: Content,
     /// Says that the target has not taken it yet.
     pub waiting: Option<xz::Waiting>,

@@ -15,12 +15,16 @@ use super::dictionary::Turn;
 use super::frames::{self, Frames};
 use super::stored::Stored;
 use super::{CHUNK, Content, DECODED_QUEUE, Decoded, Error, Lane, Order, Piece, Receiver, is_zero};
+use crate::images::gzip::Members;
+use crate::images::magic;
 use crate::images::xz::{self, Decoders, Fault};
 
-/// What of a file tells how much its decoder has to remember: as much as the headers of an .xz file may have.
+/// First bytes of a file that state how much its decoder has to remember: the headers of an .xz file are the longest.
 const HEADERS: usize = xz::STREAM_HEADER + xz::LONGEST_HEADER;
-/// The longest of the magic numbers.
-pub(in crate::images) const MAGIC: usize = xz::MAGIC.len();
+/// Bytes that tell the format.
+pub(in crate::images) const MAGIC: usize = magic::LONGEST;
+/// Stored bytes that are read at once where a decoder wants to look ahead.
+pub(in crate::images) const AHEAD: usize = 64 << 10;
 
 /// How an image is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub(in crate::images) enum Format {
     Xz,
     Gzip,
     Zstd,
+    /// In a way that is not supported.
+    Unsupported(&'static str),
     /// Not at all, as far as one can tell.
     Plain,
 }
@@ -37,9 +43,9 @@ impl Format {
     pub fn of(first: &[u8]) -> Self {
         match first {
             [0x1f, 0x8b, ..] => Self::Gzip,
-            first if first.starts_with(&frames::MAGIC) => Self::Zstd,
+            first if frames::starts_file(first) => Self::Zstd,
             first if first.starts_with(&xz::MAGIC) => Self::Xz,
-            _ => Self::Plain,
+            _ => magic::unsupported(first).map_or(Self::Plain, Self::Unsupported),
         }
     }
 
@@ -48,6 +54,7 @@ impl Format {
             Self::Xz => "xz",
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
+            Self::Unsupported(name) => name,
             Self::Plain => "plain data",
         }
     }
@@ -77,7 +84,7 @@ pub(in crate::images) async fn start(
             Err(Stop::Malformed(error) | Stop::Failed(error)) => Err(error),
             Err(Stop::Abandoned) => return,
         };
-        // Nobody listens any more: then nobody needs to know.
+        // A reader that is gone needs no outcome.
         let _ = sender.send(outcome).await;
     });
     (lanes, AbortOnDropHandle::new(task))
@@ -89,8 +96,8 @@ async fn begin(stored: &mut Stored, decoders: &Decoders) -> Result<(Format, Turn
     let format = Format::of(&first);
     let remembered = match format {
         Format::Xz => xz::first_dictionary(&first).unwrap_or(0),
-        Format::Zstd => frames::window(&first),
-        Format::Gzip | Format::Plain => 0,
+        Format::Zstd => frames::first_window(&first),
+        Format::Gzip | Format::Plain | Format::Unsupported(_) => 0,
     };
     Ok((format, decoders.dictionaries.turn(stored.path(), remembered).await))
 }
@@ -136,7 +143,7 @@ fn fault_of(path: &str, fault: Fault) -> Stop {
     }
 }
 
-/// What a decoder says, or its turn does, which alone lacks memory.
+/// The error of a decoder, or of its turn, which alone lacks memory.
 fn malformed(path: &str, format: Format, source: io::Error) -> Stop {
     let path = path.to_owned();
     match source.kind() {
@@ -193,11 +200,12 @@ fn decode(
     let path = stored.path().to_owned();
     let malformed = |source| malformed(&path, format, source);
     match format {
-        Format::Gzip => copy(flate2::read::MultiGzDecoder::new(stored), lane, malformed),
+        Format::Gzip => copy(Members::new(BufReader::with_capacity(AHEAD, stored)), lane, malformed),
         Format::Zstd => {
-            let file = BufReader::with_capacity(64 << 10, stored);
+            let file = BufReader::with_capacity(AHEAD, stored);
             copy(Frames::new(file, decoders, turn), lane, malformed)
         }
+        Format::Unsupported(format) => Err(Stop::Malformed(Error::Unsupported { path, format })),
         // Files of the first kind have threads of their own.
         Format::Xz | Format::Plain => copy(stored, lane, malformed),
     }

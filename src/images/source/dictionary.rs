@@ -1,11 +1,11 @@
 //! Memory for what decoders must remember, where that is much.
 //!
 //! A decoder looks back as far as its file says: 8 MiB in what `xz` and `zstd` make unless told otherwise, 64 MiB in
-//! `xz -9`, 128 MiB in `zstd --ultra -22`. There is no way to do with less. So those that need much have a total, whatever
+//! `xz -9`, 128 MiB in `zstd --ultra -22`. A decoder cannot do with less. So those that need much have a total, whatever
 //! the number of images, and take turns.
 //!
 //! A turn is waited for before the first piece of the image is there, as a free place for the image is: a target may hold
-//! something else that the others need once it has got a piece. Whoever has a turn needs nothing but its own download and
+//! something else that the others need once it has got a piece. An image that has a turn needs nothing but its own download and
 //! its own target to get on.
 
 use std::io;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const MIB: u64 = 1 << 20;
-/// What every image may remember without a turn: as much as `xz -6` and `zstd -19` need.
+/// Bytes that every image may remember without a turn: as much as `xz -6` and `zstd -19` need.
 const ORDINARY: u64 = 8 * MIB;
 /// All that have a turn, in MiB: what a process may hold besides `buffer_memory`, and the most that one decoder gets.
 const ALL: u32 = 128;
@@ -38,7 +38,7 @@ impl Dictionaries {
         };
         if turn.extend(bytes).is_err() {
             tracing::info!("{path} waits for memory: its decoder needs much, and other images have it now");
-            // Nobody closes it.
+            // It is never closed.
             turn.held = self.0.clone().acquire_many_owned(mebibytes(bytes)).await.ok();
         }
         turn
@@ -74,7 +74,7 @@ impl Turn {
     }
 }
 
-/// What has to be had of the total. A decoder that asks for more than all is refused by its library.
+/// The part of the total that so many bytes take. A decoder that asks for more than all is refused by its library.
 fn mebibytes(bytes: u64) -> u32 {
     if bytes <= ORDINARY {
         return 0;

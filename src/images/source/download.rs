@@ -24,7 +24,7 @@ use crate::base::resource::Resource;
 use crate::base::retry::{self, Policy, Waits};
 use crate::model::compose::Image;
 
-/// What is read from a file at once, and what small pieces from a connection are gathered to.
+/// Bytes that are read from a file at once, and that small pieces from a connection are gathered to.
 const PIECE: usize = 256 << 10;
 /// Pieces that wait for the decoder: enough to bridge its slow blocks.
 const QUEUE: usize = 16;
@@ -170,7 +170,7 @@ async fn read_url(http: &Client, url: &Url, mut sink: Sink<'_>) -> Result<(), St
                 source: source.without_url(),
             },
         };
-        // Whoever makes progress gets a new minute.
+        // A download that makes progress gets a new minute.
         if sink.read > before {
             waits = Policy::CALL.start(CALL);
         }
@@ -248,7 +248,7 @@ fn changed(sink: &Sink<'_>) -> Stop {
     })
 }
 
-/// What the server says of the whole file's length.
+/// The length of the whole file, according to the server.
 pub(super) enum Length {
     Total(u64),
     Unknown,
@@ -256,7 +256,7 @@ pub(super) enum Length {
     Elsewhere,
 }
 
-/// What an answer from this place on says of it.
+/// The length of the whole file, according to an answer from this place on.
 pub(super) fn total_length(response: &Response, from: u64) -> Length {
     if response.status() != StatusCode::PARTIAL_CONTENT {
         return response.content_length().map_or(Length::Unknown, Length::Total);
@@ -277,7 +277,7 @@ pub(super) fn total_length(response: &Response, from: u64) -> Length {
     }
 }
 
-/// What tells one version of a file from another.
+/// The header that distinguishes one version of a file from another.
 struct Version {
     tag: Option<String>,
     modified: Option<String>,

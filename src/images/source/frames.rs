@@ -1,7 +1,9 @@
 //! A .zst file frame by frame.
 //!
 //! Each [frame](https://www.rfc-editor.org/rfc/rfc8878#section-3.1.1) says at its beginning how much its decoder must
-//! remember, and a file may have several of them.
+//! remember, and a file may have several of them. Between them, and at both ends of the file, there may be
+//! [skippable frames](https://www.rfc-editor.org/rfc/rfc8878#section-3.1.2), which hold something for other readers:
+//! `pzstd` writes one first.
 
 use std::io::{self, BufRead, Chain, Cursor, Read};
 use std::sync::Arc;
@@ -9,20 +11,23 @@ use std::sync::Arc;
 use zstd::stream::read::Decoder;
 
 use super::dictionary::Turn;
+use crate::images::magic;
 use crate::images::xz::{Decoders, Lease};
 
 /// The first bytes of a frame.
 pub(super) const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// The first bytes of a skippable frame, but for the lower half of the first one.
+const SKIPPABLE: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
 /// The window of `zstd --ultra -22`, 128 MiB, as a power of two.
 const LARGEST_WINDOW: u32 = 27;
 /// The magic number and the descriptor.
 const FIXED: usize = MAGIC.len() + 1;
 
-/// What the frames of a file decode to.
+/// Decodes the frames of a file, one after the other.
 pub(super) struct Frames<R: BufRead> {
     decoders: Arc<Decoders>,
     turn: Turn,
-    /// What follows the last frame.
+    /// The bytes that follow the last frame.
     rest: Option<R>,
     frame: Option<Frame<R>>,
 }
@@ -49,9 +54,18 @@ impl<R: BufRead> Frames<R> {
         let Some(mut file) = self.rest.take() else {
             return Ok(None);
         };
-        let header = header(&mut file)?;
+        let mut header = header(&mut file)?;
+        while is_skippable(&header) {
+            skip(&header, &mut file)?;
+            header = self::header(&mut file)?;
+        }
         if header.is_empty() {
             return Ok(None);
+        }
+        if let Some(name) = magic::unsupported(&header) {
+            // lz4 has skippable frames of the same form.
+            let text = format!("it has a part that is {name}, which is not supported");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         let window = window(&header);
         self.turn.extend(window)?;
@@ -96,9 +110,42 @@ fn header(file: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(header)
 }
 
+/// Whether a file starts like this, be it with a skippable frame.
+pub(super) fn starts_file(first: &[u8]) -> bool {
+    first.starts_with(&MAGIC) || is_skippable(first)
+}
+
+fn is_skippable(header: &[u8]) -> bool {
+    matches!(header, [first, rest @ ..] if first & 0xf0 == SKIPPABLE[0] && rest.starts_with(&SKIPPABLE[1..]))
+}
+
+/// Reads past a skippable frame, of which `header` is the first [`FIXED`] bytes.
+fn skip(header: &[u8], file: &mut impl Read) -> io::Result<()> {
+    let mut length = [0; 4];
+    let (known, rest) = length.split_at_mut(FIXED - SKIPPABLE.len());
+    known.copy_from_slice(header.get(SKIPPABLE.len()..FIXED).ok_or(io::ErrorKind::UnexpectedEof)?);
+    file.read_exact(rest)?;
+    let length = u64::from(u32::from_le_bytes(length));
+    if io::copy(&mut file.take(length), &mut io::sink())? < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(())
+}
+
+/// How many bytes the decoder of a file that begins like this has to remember for its first frame, as far as it is here.
+pub(super) fn first_window(mut first: &[u8]) -> u64 {
+    while is_skippable(first) {
+        let length = first.get(4..8).and_then(|length| length.try_into().ok());
+        let length = length.map_or(u32::MAX, u32::from_le_bytes);
+        let end = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(8);
+        first = first.get(end..).unwrap_or_default();
+    }
+    window(first)
+}
+
 /// How many bytes the decoder of a frame that begins like this has to remember; none of something else, which the decoder
 /// refuses.
-pub(super) fn window(header: &[u8]) -> u64 {
+fn window(header: &[u8]) -> u64 {
     let Some(fields) = Fields::of(header) else { return 0 };
     match header.get(fields.start..fields.end) {
         None => 0,
@@ -163,6 +210,25 @@ mod tests {
             assert_eq!(of(short), 0, "{short:?}");
         }
         assert_eq!(window(&[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0]), 0);
+    }
+
+    #[test]
+    fn the_window_of_a_frame_is_found_behind_skippable_ones() {
+        let frame = [&MAGIC[..], &[0, 0x88]].concat();
+        let skippable = |kind: u8, bytes: &[u8]| {
+            let length = u32::try_from(bytes.len()).unwrap().to_le_bytes();
+            [&[0x50 | kind, 0x2a, 0x4d, 0x18], &length[..], bytes].concat()
+        };
+        let (empty, long) = (skippable(0, b""), skippable(15, &[0; 300]));
+        for before in [vec![], empty.clone(), [&empty[..], &long, &empty].concat()] {
+            let file = [&before[..], &frame].concat();
+            assert!(starts_file(&file));
+            assert_eq!(first_window(&file), 128 << 20);
+        }
+        for short in [&long[..200], &long[..6], &long[..]] {
+            assert_eq!(first_window(short), 0);
+        }
+        assert!(!starts_file(&[0x60, 0x2a, 0x4d, 0x18]));
     }
 
     #[test]

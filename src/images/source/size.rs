@@ -21,7 +21,7 @@ use crate::base::retry::Policy;
 use crate::images::xz::{STREAM_HEADER, blocks, index_length};
 use crate::model::compose::Image;
 
-/// What is read at once. The index of a 5 GiB disk in blocks of 24 MiB has 2 KiB, in blocks of 1 MiB 30 KiB.
+/// Bytes that are read at once. The index of a 5 GiB disk in blocks of 24 MiB has 2 KiB, in blocks of 1 MiB 30 KiB.
 const WINDOW: u64 = 64 << 10;
 /// A longer index is that of a terabyte, or made to keep us busy.
 const LONGEST_INDEX: u64 = 8 << 20;
@@ -61,7 +61,7 @@ impl From<Error> for Untold {
     }
 }
 
-/// What is wrong with a file is told better by whoever decodes it.
+/// The decoder explains a broken file better.
 impl From<io::Error> for Untold {
     fn from(_: io::Error) -> Self {
         Self::Silent
@@ -74,8 +74,8 @@ async fn measure(mut window: Window<'_>) -> Result<u64, Untold> {
     match Format::of(&first) {
         Format::Xz => {}
         Format::Plain => return Ok(size),
-        // What they tell is modulo 4 GiB, or of one part of several.
-        Format::Gzip | Format::Zstd => return Err(Untold::Silent),
+        // They state a length modulo 4 GiB, or that of one part of several.
+        Format::Gzip | Format::Zstd | Format::Unsupported(_) => return Err(Untold::Silent),
     }
     // From the last stream to the first.
     let mut end = size;

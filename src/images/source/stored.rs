@@ -1,4 +1,4 @@
-//! What a decoder reads: the stored bytes, from async code or from a thread that may block.
+//! The stored bytes as a decoder reads them: from async code, or from a thread that may block.
 
 use std::io::{self, Read};
 
@@ -16,7 +16,7 @@ pub(in crate::images) struct Stored {
 }
 
 impl Stored {
-    /// What a download of the image at `path` yields.
+    /// Reads the pieces that a download of the image at `path` yields.
     pub fn new(path: &str, receiver: Receiver<Bytes>) -> Self {
         Self {
             path: path.to_owned(),
@@ -40,7 +40,7 @@ impl Stored {
         match next {
             Some(Ok(Piece::Next(bytes))) => self.piece = bytes,
             Some(Ok(Piece::End)) => self.ended = true,
-            // What is said once is not said again.
+            // An error is reported once.
             Some(Err(error)) => {
                 self.ended = true;
                 return Err(error);
@@ -50,7 +50,7 @@ impl Stored {
         Ok(())
     }
 
-    /// What is there; empty only at the end. The taker advances it.
+    /// The next bytes; empty only at the end. The caller advances them.
     pub async fn piece(&mut self) -> Result<&mut Bytes, Error> {
         while self.needs() {
             let next = self.receiver.recv().await;

@@ -53,6 +53,12 @@ impl Cutter {
         Some(self.memory(compressed, uncompressed))
     }
 
+    /// Memory to hold the block and to decode it piece by piece, if its header tells.
+    pub fn claim_in_steps(&self) -> Option<u64> {
+        let (compressed, uncompressed) = (self.claimed.0?, self.claimed.1?);
+        Some(self.memory(compressed, uncompressed).saturating_sub(uncompressed))
+    }
+
     /// Memory to hold and decode what has been seen of the block.
     pub fn seen(&self) -> u64 {
         self.memory(self.compressed, self.uncompressed)
@@ -60,7 +66,7 @@ impl Cutter {
 
     /// Memory that a decoder of what has been seen takes for its dictionary.
     pub fn dictionary(&self) -> u64 {
-        // It never holds more than what was decoded, and memory that nobody touched is none.
+        // It never holds more than what was decoded, and memory that was never touched is none.
         self.dictionary.min(self.uncompressed)
     }
 
@@ -77,7 +83,7 @@ impl Cutter {
         matches!(self.state, State::Tail(0))
     }
 
-    /// What the index must say of the block, once it is complete.
+    /// The entry that the index must have for the block, once it is complete.
     pub fn record(&self) -> Record {
         Record {
             unpadded: self.header + self.compressed + self.check as u64,

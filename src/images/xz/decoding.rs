@@ -13,7 +13,7 @@ use liblzma::stream::{Action, IGNORE_CHECK, Status, Stream};
 use super::flow::{Begun, Lease, Outlet};
 use super::format::{Record, StreamHeader, bad};
 use super::memo::Key;
-use super::pool::Workshop;
+use super::pool::{Pool, Workshop};
 use crate::images::source::{CHUNK, is_zero};
 
 /// `xz -9` asks for 65 MiB to decode; a file that asks for more was made to exhaust us.
@@ -25,14 +25,14 @@ const CRC64: [u8; 2] = [0, 4];
 pub(super) struct Decoding {
     stream: Stream,
     input: VecDeque<Bytes>,
-    /// What is decoded of the next chunk.
+    /// The next chunk, as far as it is decoded.
     chunk: Vec<u8>,
     filled: usize,
     /// Where in the image that chunk begins.
     offset: u64,
     lease: Lease,
     outlet: Outlet,
-    /// Of what was sent, where the check is ours to verify.
+    /// The check of the bytes sent, where it is verified here.
     crc: Option<Digest>,
     zeros: bool,
     ended: bool,
@@ -184,9 +184,14 @@ impl Decoding {
     }
 }
 
+/// A decoder panicked.
+pub(super) fn broke() -> io::Error {
+    io::Error::other("a decoder broke down")
+}
+
 /// A block to be decoded at once.
 pub(super) struct Whole {
-    /// What it stands in.
+    /// The stream that it is part of.
     pub stream: StreamHeader,
     /// Its sizes.
     pub record: Record,
@@ -213,15 +218,7 @@ impl Whole {
         }
         let flow = outlet.flow().clone();
         let crc = self.crc();
-        let mut decoding = match crc {
-            Some(_) => Decoding::with_crc(self.offset, lease, outlet)?,
-            None => Decoding::new(self.offset, lease, outlet)?,
-        };
-        decoding.feed(Bytes::copy_from_slice(&self.stream.bytes));
-        for piece in self.pieces {
-            decoding.feed(piece);
-        }
-        decoding.feed(self.stream.ending(self.record).into());
+        let mut decoding = self.start(lease, outlet)?;
         while !decoding.has_ended() {
             if flow.is_stopped() {
                 return Ok(());
@@ -241,6 +238,51 @@ impl Whole {
             workshop.memo.remember(key);
         }
         Ok(())
+    }
+
+    /// Decodes it in steps of the pool's threads, each as soon as the target has taken almost everything: all that it takes
+    /// is the block, its dictionary, and a few chunks.
+    ///
+    /// # Errors
+    ///
+    /// It does not decode.
+    pub async fn in_steps(self, pool: &Pool, chunks: usize, outlet: Outlet) -> io::Result<()> {
+        let flow = outlet.flow().clone();
+        let crc = self.crc();
+        let mut decoding = self.start(flow.overdraw(0), outlet)?;
+        while !decoding.has_ended() {
+            if !flow.is_wanted(chunks).await {
+                return Ok(());
+            }
+            if decoding.is_hungry() {
+                return Err(bad("a block ends in the middle"));
+            }
+            let step = move || {
+                let outcome = decoding.step(chunks);
+                (decoding, outcome)
+            };
+            let (back, outcome) = pool.step(step).await.ok_or_else(broke)?;
+            outcome?;
+            decoding = back;
+        }
+        if decoding.crc() != crc {
+            return Err(bad("a block does not match its check"));
+        }
+        Ok(())
+    }
+
+    /// A decoder that has all of the block.
+    fn start(self, lease: Lease, outlet: Outlet) -> io::Result<Decoding> {
+        let mut decoding = match self.crc() {
+            Some(_) => Decoding::with_crc(self.offset, lease, outlet)?,
+            None => Decoding::new(self.offset, lease, outlet)?,
+        };
+        decoding.feed(Bytes::copy_from_slice(&self.stream.bytes));
+        for piece in self.pieces {
+            decoding.feed(piece);
+        }
+        decoding.feed(self.stream.ending(self.record).into());
+        Ok(decoding)
     }
 
     /// The check behind the block, if it is a CRC64.

@@ -4,11 +4,12 @@
 //! in constant memory. So no image can wait for another one, whatever their targets do.
 
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, futures::Notified, mpsc};
 
 use crate::images::source::{Content, Decoded};
 
@@ -51,7 +52,6 @@ impl Budget {
 #[derive(Debug)]
 pub(super) struct Flow {
     budget: Arc<Budget>,
-    share: u64,
     state: Mutex<State>,
     changed: Notify,
     stopped: AtomicBool,
@@ -59,6 +59,8 @@ pub(super) struct Flow {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Bytes of the budget that the image may hold.
+    share: u64,
     /// Bytes held of the budget.
     held: u64,
     /// Blocks begun and not ended.
@@ -73,14 +75,16 @@ impl Flow {
     pub fn new(budget: Arc<Budget>, share: u64) -> Arc<Self> {
         Arc::new(Self {
             budget,
-            share,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                share,
+                ..State::default()
+            }),
             changed: Notify::new(),
             stopped: AtomicBool::new(false),
         })
     }
 
-    /// Whether nobody wants the image any more.
+    /// True once the reader of the image is gone, or a block failed.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
@@ -88,11 +92,18 @@ impl Flow {
     /// Ends all work on the image early.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
+        self.changed.notify_waiters();
     }
 
     /// The most memory that a block may take to be decoded at once: half of the share, so that there can be two.
     pub fn largest(&self) -> u64 {
-        self.share / 2
+        self.state().share / 2
+    }
+
+    /// Lets the image hold so many bytes of the budget, if it may not hold more.
+    pub fn widen(&self, share: u64) {
+        let mut state = self.state();
+        state.share = state.share.max(share);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -101,12 +112,14 @@ impl Flow {
 
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state());
-        self.changed.notify_one();
+        self.changed.notify_waiters();
     }
 
     /// Waits until `done` has an answer, unless a block failed.
     async fn until<T>(&self, mut done: impl FnMut(&mut State) -> Option<T>) -> io::Result<T> {
         loop {
+            let mut changed = pin!(self.changed());
+            changed.as_mut().enable();
             {
                 let mut state = self.state();
                 if let Some(failure) = state.failure.take() {
@@ -116,9 +129,13 @@ impl Flow {
                     return Ok(answer);
                 }
             }
-            // A change since then has left its mark: the next call returns at once.
-            self.changed.notified().await;
+            changed.await;
         }
+    }
+
+    /// The next change. Once enabled, it is not missed, however many wait for it.
+    fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Memory for a block, as soon as there is some. `None`: nothing of this image is under way, so waiting would not
@@ -127,7 +144,7 @@ impl Flow {
         let held = self
             .until(|state| {
                 let few = state.blocks < BLOCKS && state.pieces < PIECES;
-                if few && state.held + bytes <= self.share && self.budget.take(bytes) {
+                if few && state.held + bytes <= state.share && self.budget.take(bytes) {
                     state.held += bytes;
                     return Some(true);
                 }
@@ -143,6 +160,22 @@ impl Flow {
     /// Waits until the target has taken all but a few pieces.
     pub async fn taken(&self, but: usize) -> io::Result<()> {
         self.until(|state| (state.pieces <= but).then_some(())).await
+    }
+
+    /// As [`Self::taken`] for a block that is decoded beside others, and leaves their failures to the image; `false` once
+    /// the image is stopped.
+    pub async fn is_wanted(&self, but: usize) -> bool {
+        loop {
+            let mut changed = pin!(self.changed());
+            changed.as_mut().enable();
+            if self.is_stopped() {
+                return false;
+            }
+            if self.state().pieces <= but {
+                return true;
+            }
+            changed.await;
+        }
     }
 
     /// Waits until all blocks are decoded and verified.
@@ -297,7 +330,7 @@ impl Outlet {
 
     fn send(&self, offset: u64, content: Content) {
         self.flow.state().pieces += 1;
-        // If nobody listens, dropping it is all there is to do.
+        // If the reader is gone, the piece is dropped.
         let _ = self.sender.send(Decoded {
             offset,
             content,

@@ -1,4 +1,4 @@
-//! What surrounds the compressed data in an [.xz file](https://tukaani.org/xz/xz-file-format.txt): headers, the index,
+//! The parts around the compressed data of an [.xz file](https://tukaani.org/xz/xz-file-format.txt): headers, the index,
 //! footers.
 
 use std::io;
@@ -107,7 +107,7 @@ pub(in crate::images) fn index_length(footer: [u8; STREAM_HEADER]) -> io::Result
     Ok((u64::from(backward) + 1) * 4)
 }
 
-/// What an index tells of all blocks together: what they take in the file, padding included, and decoded.
+/// The total that an index states for all blocks together: what they take in the file, padding included, and decoded.
 ///
 /// # Errors
 ///
@@ -137,7 +137,7 @@ pub(in crate::images) fn first_dictionary(file: &[u8]) -> Option<u64> {
     Some(BlockHeader::parse(header.to_vec()).ok()?.remembered())
 }
 
-/// What the index tells of a block.
+/// The sizes that an index states for a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record {
     /// Length in the file without the padding of the compressed data.
@@ -155,7 +155,7 @@ pub(super) struct BlockHeader {
     pub compressed: Option<u64>,
     /// Length when decoded, if it tells.
     pub uncompressed: Option<u64>,
-    /// What a decoder must remember, in bytes.
+    /// Size of the dictionary, in bytes.
     pub dictionary: u64,
 }
 

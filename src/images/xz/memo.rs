@@ -1,4 +1,4 @@
-//! What blocks of zeros look like compressed.
+//! Compressed blocks that are known to be all zeros.
 //!
 //! Zeros are not free: a decoder yields them at a few hundred MiB/s. But all blocks of zeros of one file are made of the
 //! same bytes, so that a look at those suffices. This is exact: the bytes, their check included, were decoded and

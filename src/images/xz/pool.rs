@@ -27,11 +27,11 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// What the threads share.
+/// The queues and the knowledge that the threads share.
 pub(super) struct Workshop {
     queues: Mutex<Queues>,
     ready: Condvar,
-    /// What they have learnt about blocks of zeros.
+    /// Blocks of zeros that they have decoded before.
     pub memo: Memo,
 }
 
@@ -87,7 +87,7 @@ impl Pool {
     pub async fn step<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (sender, receiver) = oneshot::channel();
         let job = move |_: &Workshop| {
-            // Nobody waits for it when the image was abandoned.
+            // An abandoned image does not wait for it.
             let _ = sender.send(job());
         };
         self.workshop.queues().steps.push_back(Box::new(job));
@@ -124,7 +124,7 @@ impl Workshop {
 
     /// A broken image must not take a thread with it.
     fn run(&self, job: Job) {
-        // The panic hook has said what happened, and whoever waits for the job learns that it never ended.
+        // The panic hook has said what happened, and the task that waits for the job learns that it never ended.
         let _ = catch_unwind(AssertUnwindSafe(|| job(self)));
     }
 

@@ -1,4 +1,4 @@
-//! What can go wrong with a broker.
+//! The errors of a broker, by what an operator can do.
 
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
@@ -31,10 +31,10 @@ pub(super) fn soft(error: &lapin::Error) -> Option<AMQPSoftError> {
     }
 }
 
-/// What can go wrong with a broker.
+/// An error of the broker or of the connection to it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody answers there.
+    /// No server answers at the address.
     #[error("connect to the broker at {address}")]
     Away {
         /// Host and port.
@@ -42,7 +42,7 @@ pub enum Error {
         /// Why.
         source: lapin::Error,
     },
-    /// Somebody answers there, but not as a broker.
+    /// A server answers at the address, but not as a broker.
     #[error("connect to the broker at {address}: no answer within {} s", CONNECT.as_secs())]
     Silent {
         /// Host and port.

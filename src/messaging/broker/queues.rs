@@ -14,7 +14,7 @@ use crate::config::amqp::Queue;
 /// Between two looks: as often as Prometheus usually comes.
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// What a queue is called in metrics. One that the server names is another one after each connection.
+/// A queue's label in metrics. A queue that the server names has a new name after each connection.
 pub(super) fn label(queue: &Queue) -> String {
     match queue.name.as_str() {
         "" => "named by the server".to_owned(),

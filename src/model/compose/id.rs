@@ -76,7 +76,7 @@ impl ComposeId {
     ///
     /// # Errors
     ///
-    /// An id of a family that is nobody's, or of no known form.
+    /// An id of a family that this service does not publish, or of no known form.
     pub fn parse(text: &str) -> Result<Self, NotOurs> {
         let rest = text.strip_prefix("Fedora-").ok_or(NotOurs::Unknown)?;
         let lower = rest.to_ascii_lowercase();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nobodys_says_why() {
+    fn an_id_of_another_publisher_says_why() {
         let table = [
             ("Fedora-EPEL-10.2-updates-testing-20251214.0", NotOurs::Epel),
             ("Fedora-Epel-Next-9-updates-20251219.0", NotOurs::Epel),

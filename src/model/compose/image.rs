@@ -76,8 +76,8 @@ impl From<Image> for Row {
 impl Row {
     /// Reads a row, which is at `place` in the metadata and listed under `arch`; `None` where it is no object.
     pub(super) fn read(row: &RawValue, place: &str, arch: &str, location: &Resource) -> Option<Self> {
-        // Each field is parsed on its own, so that no value can spoil the others: a number out of range, half of a
-        // surrogate pair, deep nesting.
+        // Each field is parsed on its own, so that no value makes the others unreadable: a number
+        // out of range, half of a surrogate pair, deep nesting.
         let fields = Fields(serde_json::from_str(row.get()).ok()?);
         let [path, own_arch, subvariant, kind, format] =
             ["path", "arch", "subvariant", "type", "format"].map(|key| fields.get::<String>(key).unwrap_or_default());

@@ -79,7 +79,7 @@ pub struct Release {
     pub number: u32,
     /// How far this compose is.
     pub stage: Stage,
-    /// Whether it is the newest release users are told to run.
+    /// True for the newest release that users are advised to run.
     pub newest_stable: bool,
     /// The last day of support, where one is set.
     pub end_of_life: Option<Date>,
@@ -108,7 +108,7 @@ impl Releases {
         }
     }
 
-    /// The release of a compose. Passing failures are retried for about a minute.
+    /// The release of a compose. Transient failures are retried for about a minute.
     ///
     /// # Errors
     ///
@@ -266,12 +266,12 @@ impl Numbers {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The service did not answer.
-    #[error("find out the compose's release")]
+    #[error("determine the compose's release")]
     Read(#[source] ReadError),
     /// The answer is not what it should be.
     #[error("understand {url}")]
     Json {
-        /// What was asked for.
+        /// The address that was read.
         url: String,
         /// Where it stops making sense.
         source: serde_json::Error,

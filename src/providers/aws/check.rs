@@ -1,10 +1,10 @@
-//! Whether images can be published: cheap reads that change nothing, each with a line of its own.
+//! `check`: cheap reads that show whether images can be published. Each has a line of its own.
 
 use aws_sdk_ec2::types::{Filter, SnapshotBlockPublicAccessState};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
-use super::client::{Clients, Region, call};
+use super::client::{Clients, Region, call, pages};
 use super::error::Error;
 use super::publish::is_blocked;
 use crate::base::failure::Failure;
@@ -33,16 +33,16 @@ pub(super) async fn check(section: &Aws, clients: &Clients) -> Vec<Finding> {
         let look = async move { finding(&format!("region {}", found.name), region(section, clients, found).await) };
         look.boxed()
     }));
-    // At once: a cloud out of reach costs a minute, and not one for each line.
+    // Concurrently: an unreachable cloud costs one minute, not one for each line.
     let mut findings = join_all(looks).await;
-    // This call needs no permission: who fails here is not let in anywhere, and need not be told so for each region.
+    // GetCallerIdentity needs no permission. If it fails, every other line would repeat the same cause.
     if findings[0].result.is_err() {
         findings.truncate(1);
     }
     findings
 }
 
-/// A line that may say what is wrong without anything having failed.
+/// The text of a line: a good or a bad finding, or a call that failed.
 type Line = Result<Result<String, String>, Error>;
 
 fn finding(subject: &str, line: Line) -> Finding {
@@ -54,14 +54,17 @@ fn finding(subject: &str, line: Line) -> Finding {
 
 async fn identity(section: &Aws, clients: &Clients) -> Line {
     let sts = clients.sts(&section.base_region);
-    let answer = call("GetCallerIdentity", "find out who we are", || {
+    let answer = call("GetCallerIdentity", "read the identity of the credentials", || {
         sts.get_caller_identity().send()
     })
     .await?;
-    Ok(Ok(format!("they are those of {}", answer.arn().unwrap_or("somebody"))))
+    Ok(Ok(format!(
+        "they belong to {}",
+        answer.arn().unwrap_or("an identity without a name")
+    )))
 }
 
-/// Imports read from a bucket of their own region only. S3 says where another one is with its refusal.
+/// Imports read only from a bucket in their own region. When S3 refuses a bucket in another region, it names that region.
 async fn bucket(section: &Aws, clients: &Clients, name: &str) -> Line {
     let base = &section.base_region;
     let what = format!("look at bucket {name}");
@@ -79,22 +82,22 @@ async fn bucket(section: &Aws, clients: &Clients, name: &str) -> Line {
     };
     let found = call("HeadBucket", &what, head).await?;
     Ok(match found == *base {
-        true => Ok(format!("it is there, in {base}")),
+        true => Ok(format!("it exists, in {base}")),
         false => Err(format!(
-            "it is in {found}, and imports to {base} need one there; name another one in s3_bucket_name"
+            "it is in {found}, but imports to {base} need a bucket in {base}; name another bucket in s3_bucket_name"
         )),
     })
 }
 
-/// That AWS may assume it and read the bucket is seen only when it does.
+/// Looks for the import role. Only an import shows whether AWS may assume the role and read the bucket with it.
 async fn role(section: &Aws, clients: &Clients, name: &str) -> Line {
     let iam = clients.iam(&section.base_region);
     let what = format!("look at role {name}");
     match call("GetRole", &what, || iam.get_role().role_name(name).send()).await {
-        Ok(_) => Ok(Ok("it is there".to_owned())),
-        Err(error) if error.is_denied() => Ok(Ok("these credentials may not look at it".to_owned())),
+        Ok(_) => Ok(Ok("it exists".to_owned())),
+        Err(error) if error.is_denied() => Ok(Ok("these credentials have no permission to read it".to_owned())),
         Err(error) if error.code() == Some("NoSuchEntity") => Ok(Err(
-            "there is none; make it as docs/aws.md says, or correct import_role_name".to_owned(),
+            "it does not exist; create it as docs/aws.md says, or correct import_role_name".to_owned(),
         )),
         Err(error) => Err(error),
     }
@@ -103,14 +106,14 @@ async fn role(section: &Aws, clients: &Clients, name: &str) -> Line {
 async fn region(section: &Aws, clients: &Clients, region: &Region) -> Line {
     let name = &region.name;
     let base = clients.region(&section.base_region)?;
-    let what = format!("find out whether {name} is enabled");
+    let what = format!("read whether {name} is enabled");
     let describe = || base.ec2.describe_regions().all_regions(true).region_names(name).send();
     let answer = call("DescribeRegions", &what, describe).await?;
     let status = answer.regions().first().and_then(|region| region.opt_in_status());
     if status == Some("not-opted-in") {
         return Ok(Err(format!(
-            "it is not enabled for the account; run `aws account enable-region --region-name {name}`, or take it out \
-             of ami_regions"
+            "it is not enabled for the account; run `aws account enable-region --region-name {name}`, or remove it \
+             from ami_regions"
         )));
     }
     if !section.public {
@@ -130,14 +133,14 @@ async fn region(section: &Aws, clients: &Clients, region: &Region) -> Line {
     }
     let used = public_images(region).await?;
     Ok(match allowed(clients, name).await {
-        // Each architecture of the next compose needs one.
+        // Each architecture of the next compose needs one more.
         Some(allowed) if used >= allowed => Err(format!(
-            "all of the {allowed} public images it may have are there; deregister some, or ask for more (quota {})",
+            "all {allowed} public images that the quota allows exist; deregister some, or ask for a higher quota ({})",
             PUBLIC_IMAGES.1
         )),
         Some(allowed) => Ok(format!("it is enabled, and has {used} of {allowed} public images")),
         None => Ok(format!(
-            "it is enabled, and has {used} public images; how many it may have is not told"
+            "it is enabled, and has {used} public images; the quota cannot be read"
         )),
     })
 }
@@ -148,10 +151,10 @@ async fn blocks_snapshots(region: &Region) -> Result<bool, Error> {
     let read = || region.ec2.get_snapshot_block_public_access_state().send();
     match call("GetSnapshotBlockPublicAccessState", &what, read).await {
         Ok(answer) => {
-            let state = answer.state();
-            Ok(state.is_some_and(|state| *state != SnapshotBlockPublicAccessState::Unblocked))
+            use SnapshotBlockPublicAccessState::{BlockAllSharing, BlockNewSharing};
+            Ok(matches!(answer.state(), Some(BlockAllSharing | BlockNewSharing)))
         }
-        // Publishing does not need it.
+        // Publishing does not need this permission.
         Err(error) if error.is_denied() => Ok(false),
         Err(error) => Err(error),
     }
@@ -159,28 +162,23 @@ async fn blocks_snapshots(region: &Region) -> Result<bool, Error> {
 
 async fn public_images(region: &Region) -> Result<usize, Error> {
     let what = format!("count public images in {}", region.name);
-    let mut count = 0;
-    let mut page: Option<String> = None;
-    loop {
+    let counts = pages(&what, async |token: Option<String>| {
         let list = || {
             let public = Filter::builder().name("is-public").values("true").build();
             let list = region.ec2.describe_images().owners("self").filters(public);
-            list.set_next_token(page.clone()).send()
+            list.set_next_token(token.clone()).send()
         };
         let answer = call("DescribeImages", &what, list).await?;
-        count += answer.images().len();
-        page = answer.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
-        if page.is_none() {
-            return Ok(count);
-        }
-    }
+        Ok((vec![answer.images().len()], answer.next_token().map(str::to_owned)))
+    });
+    Ok(counts.await?.into_iter().sum())
 }
 
-/// `None` where it is not told: some regions have no such service, some credentials may not ask.
+/// Reads the quota; `None` where the region lacks the service or the credentials lack the permission.
 async fn allowed(clients: &Clients, region: &str) -> Option<usize> {
     let (service, quota) = PUBLIC_IMAGES;
     let get = clients.quotas(region).get_service_quota().service_code(service);
     let answer = get.quota_code(quota).send().await.ok()?;
-    // A quota is a whole number written as a fraction.
+    // The API writes the whole number as a fraction.
     Some(answer.quota()?.value()?.max(0.0) as usize)
 }

@@ -1,4 +1,4 @@
-//! The SDK's clients, one for each region, and the one way to call them.
+//! The SDK's clients, one set for each region, and the functions that call them.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -23,29 +23,29 @@ use crate::base::retry::Policy;
 use crate::config::Environment;
 use crate::config::aws::Aws;
 
-/// An upload may take as long as it takes at this rate, in bytes per second. The SDK's clock runs from the request's
-/// first byte to the answer's.
+/// The slowest upload that is not given up, in bytes per second. The SDK measures from the request's first byte to the
+/// answer's.
 const SLOWEST_UPLOAD: u64 = 64 << 10;
 
-/// All clients of one account.
+/// The clients of one account in all configured regions.
 pub(super) struct Clients {
     sdk: SdkConfig,
     environment: Environment,
     regions: BTreeMap<String, Region>,
-    /// In the base region.
+    /// The client for the bucket, in the base region.
     pub(super) s3: s3::Client,
 }
 
-/// One region's services.
+/// The clients of one region.
 #[derive(Clone)]
 pub(super) struct Region {
-    /// Such as `us-east-1`.
+    /// The region's code, such as `us-east-1`.
     pub(super) name: String,
     pub(super) ec2: ec2::Client,
     pub(super) ebs: ebs::Client,
 }
 
-/// A service's client with the endpoint that the environment names, if it names one.
+/// A client's configuration with the endpoint that the environment names, if it names one.
 macro_rules! client {
     ($service:ident, $name:literal, $sdk:expr, $region:expr, $environment:expr) => {{
         let mut builder = $service::config::Builder::from($sdk).region(RegionName::new($region.to_owned()));
@@ -57,7 +57,7 @@ macro_rules! client {
 }
 
 impl Clients {
-    /// Reads profiles, and connects to nothing.
+    /// Reads profiles. Opens no connection.
     pub(super) async fn new(section: &Aws, environment: &Environment) -> Self {
         let base = section.base_region.clone();
         let limits = TimeoutConfig::builder()
@@ -67,7 +67,7 @@ impl Clients {
             .build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .region(RegionName::new(base.clone()))
-            // The program's own policy is the only one: two of them multiply.
+            // Only the program's own policy retries: two policies would multiply.
             .retry_config(RetryConfig::disabled())
             .timeout_config(limits.clone());
         if let Ok(name) = AppName::new(env!("CARGO_PKG_NAME")) {
@@ -98,22 +98,24 @@ impl Clients {
         }
     }
 
-    /// A configured region.
+    /// The clients of a configured region.
     pub(super) fn region(&self, name: &str) -> Result<&Region, Error> {
-        self.regions.get(name).ok_or_else(|| Error::Unknown(name.to_owned()))
+        self.regions
+            .get(name)
+            .ok_or_else(|| Error::UnknownRegion(name.to_owned()))
     }
 
-    /// Knows who we are.
+    /// The service that reports the identity behind the credentials.
     pub(super) fn sts(&self, region: &str) -> sts::Client {
         sts::Client::from_conf(client!(sts, "STS", &self.sdk, region, &self.environment).build())
     }
 
-    /// Knows roles.
+    /// The service that knows the import role.
     pub(super) fn iam(&self, region: &str) -> iam::Client {
         iam::Client::from_conf(client!(iam, "IAM", &self.sdk, region, &self.environment).build())
     }
 
-    /// Knows how much is allowed.
+    /// The service that knows the quota of public images.
     pub(super) fn quotas(&self, region: &str) -> servicequotas::Client {
         let builder = client!(servicequotas, "SERVICE_QUOTAS", &self.sdk, region, &self.environment);
         servicequotas::Client::from_conf(builder.build())
@@ -138,11 +140,12 @@ fn keys(environment: &Environment) -> Option<Credentials> {
     ))
 }
 
-/// Where credentials come from that are not in the environment: all that the SDK knows but the metadata of an instance,
-/// which everything on that instance could read.
+/// The sources of credentials besides keys in the environment: all sources of the SDK except the metadata of an instance,
+/// which every process on that instance could read.
 fn chain(region: &str, limits: TimeoutConfig) -> CredentialsProviderChain {
     let config = ProviderConfig::without_region()
         .with_region(Some(RegionName::new(region.to_owned())))
+        .with_retry_config(RetryConfig::disabled())
         .with_timeout_config(limits);
     let profile = ProfileFileCredentialsProvider::builder().configure(&config).build();
     let token = WebIdentityTokenCredentialsProvider::builder()
@@ -154,7 +157,7 @@ fn chain(region: &str, limits: TimeoutConfig) -> CredentialsProviderChain {
         .or_else("Container", container)
 }
 
-/// How long a call may take that sends so many bytes.
+/// The time-outs of a call that sends this many bytes.
 pub(super) fn time_outs(bytes: u64) -> TimeoutConfig {
     let limit = http::CALL + Duration::from_secs(bytes / SLOWEST_UPLOAD);
     TimeoutConfig::builder()
@@ -164,8 +167,8 @@ pub(super) fn time_outs(bytes: u64) -> TimeoutConfig {
         .build()
 }
 
-/// Calls until it succeeds, fails for good, or a minute is over. Only for what may be done twice. `action` counts in
-/// metrics, `what` reads after "failed to".
+/// Repeats a call until it succeeds, fails for good, or a minute is over. Only for calls that may take effect twice.
+/// `action` names the call in metrics, `what` reads after "failed to".
 pub(super) async fn call<T, E, F>(action: &'static str, what: &str, mut send: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, SdkError<E>>>,
@@ -174,7 +177,47 @@ where
     Policy::CALL
         .run(action, Error::class, || {
             let sent = send();
-            async move { sent.await.map_err(|error| Error::of(what, error)) }
+            async move { sent.await.map_err(|error| Error::of(action, what, error)) }
         })
         .await
+}
+
+/// The same for a change that is read back afterwards: any 2xx counts, also one without the body that the API has for it.
+pub(super) async fn change<T, E, F>(action: &'static str, what: &str, mut send: impl FnMut() -> F) -> Result<(), Error>
+where
+    F: Future<Output = Result<T, SdkError<E>>>,
+    E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    call(action, what, || {
+        let sent = send();
+        async move {
+            match sent.await {
+                Err(error) if Error::is_unreadable_success(&error) => Ok(()),
+                answer => answer.map(drop),
+            }
+        }
+    })
+    .await
+}
+
+/// Reads a list page by page. A page may be empty although another one follows. `read` gets the token of its page, and
+/// returns the page's items with the token of the next one.
+pub(super) async fn pages<T, F>(what: &str, mut read: impl FnMut(Option<String>) -> F) -> Result<Vec<T>, Error>
+where
+    F: Future<Output = Result<(Vec<T>, Option<String>), Error>>,
+{
+    let mut all = Vec::new();
+    let mut token: Option<String> = None;
+    loop {
+        let (items, next) = read(token.clone()).await?;
+        all.extend(items);
+        match next.filter(|next| !next.is_empty()) {
+            None => return Ok(all),
+            // A list that never ends.
+            next if next == token => {
+                return Err(Error::lacking(what, "new page"));
+            }
+            next => token = next,
+        }
+    }
 }

@@ -1,10 +1,10 @@
-//! The second way to a snapshot: written block by block with
+//! The second method to create a snapshot, block by block with
 //! [EBS direct](https://docs.aws.amazon.com/ebs/latest/userguide/ebs-accessing-snapshots.html), which needs no bucket and
-//! no role. Blocks of zeros are not sent; each one sent is paid for, about a third of a cent for a GiB.
+//! no role. Blocks of zeros are not sent. AWS bills each block, about a third of a cent for a GiB.
 //!
-//! A snapshot is pending until it is completed, which happens only after the whole image was verified. One that was left
-//! pending is gone on with, also by another process and by two at once: they would put the same blocks. AWS gives it up
-//! itself when nobody puts any for an hour.
+//! A snapshot is pending until the program completes it, after the whole image was verified. Another process may continue a
+//! pending snapshot, and two processes may do so at once: they put the same blocks. AWS gives a snapshot up that gets no
+//! block for an hour.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,34 +22,34 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tracing::Instrument;
 
-use super::client::{Region, call};
+use super::client::{Region, call, change};
 use super::error::Error;
 use super::snapshot::{self, Snapshot};
-use super::wanted::{Made, Wanted};
+use super::spec::{AmiSpec, CreatedBy};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::base::metrics;
 use crate::base::retry::{self, Policy};
-use crate::images::source::{CHUNK, Content, Source};
+use crate::images::source::{CHUNK, Content, Form, Source};
 use crate::providers::poll::Status;
 
 /// Volumes come in whole GiB.
 const GIB: u64 = 1 << 30;
-/// A new snapshot "does not exist" for up to two minutes.
-const UNSEEN: Policy = Policy {
+/// EBS direct answers for up to two minutes that a new snapshot does not exist.
+const VISIBILITY: Policy = Policy {
     longest: Duration::from_secs(5),
     give_up_after: Duration::from_secs(150),
 };
-/// Minutes without a block after which AWS gives a snapshot up; it takes 10 to 4320. An hour bears a source that is away
-/// for a while, and nobody pays for much of what is left over.
+/// Minutes without a block after which AWS gives a snapshot up, from 10 to 4320. An hour tolerates a source that is
+/// unreachable for a while, and limits the cost of an abandoned snapshot.
 const TIMEOUT: i32 = 60;
-/// Tokens that lead to a snapshot of no use before it counts as a failure.
+/// The number of tokens that may lead to an unusable snapshot before the attempt fails.
 const ATTEMPTS: usize = 8;
 
 /// A snapshot that is being written.
 struct Target {
     region: Region,
     snapshot: String,
-    /// Blocks were taken: it does exist.
+    /// EBS direct has accepted a block, so the snapshot exists for it.
     seen: AtomicBool,
     failure: Mutex<Option<Error>>,
 }
@@ -59,7 +59,7 @@ struct Target {
 /// Regions that fail are in the result; an image that cannot be read fails all of them.
 pub(super) async fn write(
     regions: &[&Region],
-    wanted: &Wanted,
+    spec: &AmiSpec,
     source: &Source,
     requests: usize,
     memory: &Arc<Semaphore>,
@@ -70,7 +70,7 @@ pub(super) async fn write(
     let volume = i64::try_from(size.div_ceil(GIB).max(1)).unwrap_or(i64::MAX);
     let begun = regions
         .iter()
-        .map(|region| async move { (*region, begin(region, wanted, volume).await) });
+        .map(|region| async move { (*region, begin(region, spec, volume).await) });
     let mut outcomes = Vec::new();
     let mut targets = Vec::new();
     for (region, begun) in join_all(begun).await {
@@ -90,7 +90,7 @@ pub(super) async fn write(
     let blocks = match put_all(&targets, source, requests, memory).await {
         Ok(blocks) => blocks,
         Err(failure) => {
-            // What passes is gone on with.
+            // After a transient failure, the next attempt continues.
             if !failure.class().is_transient() {
                 join_all(
                     targets
@@ -111,21 +111,22 @@ pub(super) async fn write(
     Ok(outcomes)
 }
 
-/// Finds the pending snapshot of a broken-off attempt, or starts one. What AWS has given up goes.
-async fn begin(region: &Region, wanted: &Wanted, volume: i64) -> Result<String, Error> {
-    for found in snapshot::find(region, wanted).await? {
-        if !found.is_made(Made::Blocks) || found.is_completed() {
+/// Finds the pending snapshot of an interrupted attempt, or starts one. Deletes snapshots that AWS has given up.
+async fn begin(region: &Region, spec: &AmiSpec, volume: i64) -> Result<String, Error> {
+    for found in snapshot::find(region, spec).await? {
+        if !found.is_created_by(CreatedBy::Blocks) || found.is_completed() {
             continue;
         }
         if found.is_pending() && i64::from(found.size) == volume {
             return Ok(found.id);
         }
+        // Given up by AWS, or of another size.
         snapshot::delete(region, &found.id).await;
     }
-    let what = format!("start a snapshot of {} in {}", wanted.name, region.name);
-    let tags = wanted.tags_of_snapshot(Made::Blocks);
+    let what = format!("start a snapshot of {} in {}", spec.name, region.name);
+    let tags = spec.tags_of_snapshot(CreatedBy::Blocks);
     for attempt in 0..ATTEMPTS {
-        let token = wanted.token(&[&region.name, &volume.to_string()], attempt);
+        let token = spec.token(&[&region.name, &volume.to_string()], attempt);
         let tags = tags
             .iter()
             .map(|(name, value)| Tag::builder().key(name).value(value).build());
@@ -135,7 +136,7 @@ async fn begin(region: &Region, wanted: &Wanted, volume: i64) -> Result<String, 
                 .ebs
                 .start_snapshot()
                 .volume_size(volume)
-                .description(&wanted.description)
+                .description(&spec.description)
                 .client_token(&token)
                 .timeout(TIMEOUT)
                 .set_tags(Some(tags.clone()))
@@ -143,18 +144,18 @@ async fn begin(region: &Region, wanted: &Wanted, volume: i64) -> Result<String, 
         });
         let started = match started.await {
             Ok(started) => started,
-            // A token of former days, with other wishes.
+            // The token was used before, with other parameters.
             Err(error) if error.code() == Some("ConflictException") => continue,
             Err(error) => return Err(error),
         };
         let Some(id) = started.snapshot_id() else {
-            return Err(Error::lacking(&what, "the snapshot's id"));
+            return Err(Error::lacking(&what, "snapshot id"));
         };
-        // A token may lead to a snapshot that has ended, or was deleted: the next one does not.
+        // A token may lead to a snapshot that has ended or was deleted; the next token does not.
         let age = started.start_time().and_then(|time| SystemTime::try_from(*time).ok());
         let age = age.and_then(|time| time.elapsed().ok()).unwrap_or_default();
-        let is_new = age < UNSEEN.give_up_after;
-        let is_pending = match snapshot::again(region, id).await? {
+        let is_new = age < VISIBILITY.give_up_after;
+        let is_pending = match snapshot::read(region, id).await? {
             Some(found) => found.is_pending(),
             None => is_new && *started.status().unwrap_or(&Written::Pending) == Written::Pending,
         };
@@ -162,9 +163,9 @@ async fn begin(region: &Region, wanted: &Wanted, volume: i64) -> Result<String, 
             return Ok(id.to_owned());
         }
     }
-    Err(Error::Ended(format!(
+    Err(Error::UploadEnded(format!(
         "a snapshot of {} in {}",
-        wanted.name, region.name
+        spec.name, region.name
     )))
 }
 
@@ -176,7 +177,7 @@ async fn put_all(
     memory: &Arc<Semaphore>,
 ) -> Result<BTreeMap<i32, [u8; 32]>, Failure> {
     let interrupted = || Error::Interrupted(source.image().path.clone());
-    let mut chunks = source.open_unordered().await?;
+    let mut chunks = source.open_unordered(Form::Raw).await?;
     let mut blocks = BTreeMap::new();
     let mut putting: JoinSet<(i32, [u8; 32])> = JoinSet::new();
     let mut keep = |put: Result<(i32, [u8; 32]), JoinError>| -> Result<(), Error> {
@@ -189,7 +190,7 @@ async fn put_all(
         let index = i32::try_from(chunk.offset / CHUNK as u64).unwrap_or(i32::MAX);
         let permit = memory.clone().acquire_owned().await.map_err(|_| interrupted())?;
         if targets.iter().all(|target| target.has_failed()) {
-            // Nobody is left to write to; `Target::end` says why.
+            // Every target has failed; `Target::end` returns the reasons.
             return Ok(BTreeMap::new());
         }
         let targets = targets.to_vec();
@@ -220,7 +221,7 @@ impl Target {
         let what = format!("write block {index} of {} in {}", self.snapshot, self.region.name);
         let sum = BASE64_STANDARD.encode(sum);
         let seen = self.seen.load(Ordering::Relaxed);
-        let policy = if seen { Policy::CALL } else { UNSEEN };
+        let policy = if seen { Policy::CALL } else { VISIBILITY };
         let class = |error: &Error| match error.code() {
             Some("ResourceNotFoundException") if self.seen.load(Ordering::Relaxed) => Class::Deliverable,
             _ => error.class(),
@@ -233,7 +234,9 @@ impl Target {
                 .data_length(i32::try_from(bytes.len()).unwrap_or(i32::MAX))
                 .checksum(&sum)
                 .checksum_algorithm(ChecksumAlgorithm::ChecksumAlgorithmSha256);
-            put.send().await.map_err(|error| Error::of(&what, error))
+            put.send()
+                .await
+                .map_err(|error| Error::of("PutSnapshotBlock", &what, error))
         });
         match put.await {
             Ok(_) => {
@@ -253,7 +256,7 @@ impl Target {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Completes the snapshot, or finds out what has become of it.
+    /// Completes the snapshot, or finds it completed.
     async fn end(&self, blocks: &BTreeMap<i32, [u8; 32]>, status: &Status) -> Result<Snapshot, Error> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         let completed = match failure {
@@ -271,10 +274,10 @@ impl Target {
             );
             return Ok(snapshot);
         };
-        match snapshot::again(&self.region, &self.snapshot).await? {
-            // By a call whose answer was lost, or by another process.
+        match snapshot::read(&self.region, &self.snapshot).await? {
+            // Completed by a call whose answer was lost, or by another process.
             Some(found) if found.is_completed() => Ok(found),
-            _ if is_over(&error) => Err(Error::Ended(format!("{} in {}", self.snapshot, self.region.name))),
+            _ if is_over(&error) => Err(Error::UploadEnded(format!("{} in {}", self.snapshot, self.region.name))),
             _ => {
                 if !error.class().is_transient() {
                     snapshot::delete(&self.region, &self.snapshot).await;
@@ -298,17 +301,17 @@ impl Target {
                 .checksum_aggregation_method(ChecksumAggregationMethod::ChecksumAggregationLinear)
                 .send()
         };
-        call("CompleteSnapshot", &what, complete).await.map(drop)
+        change("CompleteSnapshot", &what, complete).await
     }
 }
 
-/// Whether the snapshot takes nothing any more: it is complete, given up, or gone.
+/// Reports whether the snapshot accepts no more blocks: it is complete, given up, or deleted.
 fn is_over(error: &Error) -> bool {
     let codes = ["ConflictException", "ResourceNotFoundException", "ValidationException"];
     error.code().is_some_and(|code| codes.contains(&code))
 }
 
-/// A disk need not end with a whole block; a snapshot has no other ones.
+/// Fills the last block with zeros: a disk may end within a block, a snapshot has whole blocks only.
 fn whole(bytes: Bytes) -> Bytes {
     if bytes.len() == CHUNK {
         return bytes;

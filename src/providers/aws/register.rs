@@ -1,5 +1,5 @@
-//! From a snapshot to an image. Names are unique in each region, so of two processes only one can make it; the other one
-//! takes that.
+//! Registers an image from a snapshot. Names are unique in each region, so only one of two processes can register the
+//! image; the other process adopts it.
 
 use std::time::Duration;
 
@@ -11,25 +11,25 @@ use super::ami::{self, Ami};
 use super::client::{Region, call};
 use super::error::Error;
 use super::snapshot::{Snapshot, UNKNOWN, deleted};
-use super::wanted::{Wanted, specification};
+use super::spec::{AmiSpec, specification};
 use crate::config::aws::{Aws, ImdsSupport};
 use crate::providers::poll::{Look, Status, until};
 
-/// An image whose name is refused must show within this time.
-const UNSEEN: Duration = Duration::from_secs(2 * 60);
+/// The longest time for which EC2 may not show an image whose name it refuses as taken.
+const VISIBILITY_DELAY: Duration = Duration::from_secs(2 * 60);
 
-/// Registers the image, or finds that somebody has; then waits until it can be used.
+/// Registers the image, or finds it registered by another process; then waits until it is available.
 pub(super) async fn register(
     region: &Region,
-    wanted: &Wanted,
+    spec: &AmiSpec,
     snapshot: &Snapshot,
     section: &Aws,
     status: &Status,
 ) -> Result<Ami, Error> {
-    let what = format!("register {} in {}", wanted.name, region.name);
+    let what = format!("register {} in {}", spec.name, region.name);
     status.set("registering the image");
     let registered = call("RegisterImage", &what, || async {
-        match request(region, wanted, snapshot, section).send().await {
+        match request(region, spec, snapshot, section).send().await {
             Err(error) if Error::is(&error, UNKNOWN) => Ok(None),
             answer => answer.map(Some),
         }
@@ -38,18 +38,18 @@ pub(super) async fn register(
         Ok(Some(answer)) => answer
             .image_id()
             .map(str::to_owned)
-            .ok_or_else(|| Error::lacking(&what, "the image's id"))?,
-        // Another process has registered its own, and deleted ours as a spare one.
-        Ok(None) => match ami::look(region, wanted).await? {
+            .ok_or_else(|| Error::lacking(&what, "image id"))?,
+        // Another process has registered its own image, and deleted this snapshot as an orphan.
+        Ok(None) => match ami::find(region, spec).await? {
             Some(found) => found.id,
             None => return Err(deleted(region, &snapshot.id)),
         },
-        // By another process, or by a call of ours whose answer was lost.
+        // Registered by another process, or by a call of this one whose answer was lost.
         Err(error) if error.code() == Some("InvalidAMIName.Duplicate") => {
-            let found = until(&what, UNSEEN, status, || async {
-                Ok::<_, Error>(match ami::look(region, wanted).await? {
+            let found = until(&what, VISIBILITY_DELAY, status, || async {
+                Ok::<_, Error>(match ami::find(region, spec).await? {
                     Some(found) => Look::Done(found),
-                    None => Look::Wait("the name is taken, but the image is not seen yet".to_owned()),
+                    None => Look::Wait("the name is taken, but the image is not visible yet".to_owned()),
                 })
             });
             found.await?.id
@@ -61,7 +61,7 @@ pub(super) async fn register(
         region = region.name,
         ami = id,
         "registered {} in {}",
-        wanted.name,
+        spec.name,
         region.name
     );
     Ok(ami)
@@ -69,11 +69,11 @@ pub(super) async fn register(
 
 fn request(
     region: &Region,
-    wanted: &Wanted,
+    spec: &AmiSpec,
     snapshot: &Snapshot,
     section: &Aws,
 ) -> aws_sdk_ec2::operation::register_image::builders::RegisterImageFluentBuilder {
-    let arch = wanted.image.arch.as_str();
+    let arch = spec.image.arch.as_str();
     let volume = EbsBlockDevice::builder()
         .snapshot_id(&snapshot.id)
         .volume_size(snapshot.size)
@@ -91,8 +91,8 @@ fn request(
     region
         .ec2
         .register_image()
-        .name(&wanted.name)
-        .description(&wanted.description)
+        .name(&spec.name)
+        .description(&spec.description)
         .architecture(match arch {
             "aarch64" => ArchitectureValues::Arm64,
             _ => ArchitectureValues::X8664,
@@ -104,5 +104,5 @@ fn request(
         .set_imds_support(imds)
         .root_device_name(&section.ami_volume_dev_name)
         .block_device_mappings(root)
-        .tag_specifications(specification(ResourceType::Image, wanted.tags()))
+        .tag_specifications(specification(ResourceType::Image, spec.tags()))
 }

@@ -1,10 +1,10 @@
 //! The object that AWS imports a disk from: uploaded in parts, each with its SHA-256.
 //!
-//! Its key is made of the image's digest, and it exists only once the whole image was verified. An upload that was broken
-//! off is gone on with, also by another process and by two at once: they would put the same parts. Parts of an upload that
-//! nobody goes on with cost as much as objects; a
+//! The key contains the image's digest, and the object exists only once the whole image was verified. Another process may
+//! continue an interrupted upload, and two processes may do so at once: they put the same parts. The parts of an abandoned
+//! upload cost as much as objects; a
 //! [lifecycle rule](https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpu-abort-incomplete-mpu-lifecycle-config.html)
-//! of the bucket should end them after some days.
+//! of the bucket should abort such uploads after some days.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,24 +22,24 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::client::{call, time_outs};
+use super::client::{call, change, pages, time_outs};
 use super::error::Error;
 use crate::base::failure::Failure;
 use crate::base::metrics;
 use crate::base::retry;
 use crate::images::source::{CHUNK, Content, Form, Source};
 
-/// Of the first parts. There are 10,000 at most of 5 MiB at least
-/// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>); they need not be equal.
+/// The size of the first parts. S3 takes at most 10,000 parts of at least 5 MiB
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>); their sizes may differ.
 const SMALLEST_PART: usize = 8 << 20;
-/// Of the last ones: half a tebibyte fits into 10,000.
+/// The size of the last parts: half a tebibyte fits into 10,000 parts.
 const LARGEST_PART: usize = 64 << 20;
-/// After so many parts they become twice as large.
+/// The number of parts after which the size doubles.
 const PARTS_OF_A_SIZE: i32 = 1000;
-/// Parts of one image on their way at once. One connection to S3 seldom fills the line.
+/// Parts of one image in flight. One connection to S3 seldom fills the line.
 const PARTS_IN_FLIGHT: usize = 4;
 
-/// What says in an object's metadata which image it is.
+/// The key in an object's metadata that holds the image's digest.
 const DIGEST: &str = "image-sha256";
 
 /// An object in a bucket.
@@ -48,7 +48,7 @@ pub(super) struct Object {
     pub(super) client: Client,
     pub(super) bucket: String,
     pub(super) key: String,
-    /// Of the image file in the compose, in hex.
+    /// SHA-256 of the image file in the compose, in hex.
     pub(super) sha256: String,
 }
 
@@ -68,7 +68,7 @@ impl Object {
         }
     }
 
-    /// Whether it is there, complete, and this image.
+    /// Reports whether the object exists and is of this image.
     pub(super) async fn exists(&self) -> Result<bool, Error> {
         let what = format!("look for {self}");
         let found = call("HeadObject", &what, || async {
@@ -89,7 +89,7 @@ impl Object {
         Ok(digest.is_some_and(|digest| *digest == self.sha256))
     }
 
-    /// Reads the image and puts it there. Where the image turns out not to be what it should be, nothing stays.
+    /// Reads the image and uploads it. If the image fails its checks, the upload is aborted.
     pub(super) async fn upload(&self, source: &Source, memory: &Arc<Semaphore>) -> Result<(), Failure> {
         let upload = match self.uploads().await?.pop() {
             Some(begun) => begun,
@@ -101,7 +101,7 @@ impl Object {
             Err(failure) => Err(failure),
         };
         if let Err(failure) = &complete
-            // What passes is gone on with. An object that is there was completed by somebody who needs it.
+            // The next attempt continues after a transient failure. A completed object belongs to a process that needs it.
             && !failure.class().is_transient()
             && let Err(error) = self.abort(&upload).await
         {
@@ -110,7 +110,7 @@ impl Object {
         complete
     }
 
-    /// Deletes it, and every upload that was to become it; a failure is only told.
+    /// Deletes the object and aborts its unfinished uploads; a failure is only logged.
     pub(super) async fn clear(&self) {
         if let Err(error) = self.try_clear().await {
             tracing::warn!("failed to {error}; left over");
@@ -142,29 +142,42 @@ impl Object {
         Ok(())
     }
 
-    /// Uploads that were begun, the oldest first. Who may not list them begins a new one each time.
+    /// The ids of unfinished uploads, the oldest first; none if the credentials may not list them.
     async fn uploads(&self) -> Result<Vec<String>, Error> {
         let what = format!("look for uploads of {self}");
-        let list = || {
-            let list = self.client.list_multipart_uploads();
-            list.bucket(&self.bucket).prefix(&self.key).send()
-        };
-        let answer = match call("ListMultipartUploads", &what, list).await {
-            Ok(answer) => answer,
-            Err(error) if error.is_denied() => {
-                tracing::debug!("failed to {error}; taken for none");
-                return Ok(Vec::new());
-            }
-            Err(error) => return Err(error),
-        };
-        let mut found: Vec<_> = answer
-            .uploads()
-            .iter()
-            .filter(|upload| upload.key() == Some(&self.key))
-            .filter_map(|upload| Some((upload.initiated().map_or(0, |time| time.secs()), upload.upload_id()?)))
-            .collect();
+        let uploads = pages(&what, async |token: Option<String>| {
+            // S3 has two markers for the next page.
+            let marker = token.as_deref().and_then(|token| token.split_once('\n'));
+            let list = || {
+                let list = self.client.list_multipart_uploads();
+                list.bucket(&self.bucket)
+                    .prefix(&self.key)
+                    .set_key_marker(marker.map(|(key, _)| key.to_owned()))
+                    .set_upload_id_marker(marker.map(|(_, id)| id.to_owned()))
+                    .send()
+            };
+            let answer = match call("ListMultipartUploads", &what, list).await {
+                Ok(answer) => answer,
+                Err(error) if error.is_denied() => {
+                    tracing::debug!("failed to {error}; taken for none");
+                    return Ok((Vec::new(), None));
+                }
+                Err(error) => return Err(error),
+            };
+            let ours = answer.uploads().iter().filter(|upload| upload.key() == Some(&self.key));
+            let found = ours.filter_map(|upload| {
+                let initiated = upload.initiated().map_or(0, |time| time.secs());
+                Some((initiated, upload.upload_id()?.to_owned()))
+            });
+            let next = answer.is_truncated().unwrap_or(false).then(|| {
+                let id = answer.next_upload_id_marker().unwrap_or_default();
+                Some(format!("{}\n{id}", answer.next_key_marker()?))
+            });
+            Ok((found.collect::<Vec<_>>(), next.flatten()))
+        });
+        let mut found = uploads.await?;
         found.sort();
-        Ok(found.into_iter().map(|(_, upload)| upload.to_owned()).collect())
+        Ok(found.into_iter().map(|(_, upload)| upload).collect())
     }
 
     async fn create(&self) -> Result<String, Error> {
@@ -182,10 +195,10 @@ impl Object {
         };
         let answer = call("CreateMultipartUpload", &what, create).await?;
         let id = answer.upload_id().map(str::to_owned);
-        id.ok_or_else(|| Error::lacking(&what, "the upload's id"))
+        id.ok_or_else(|| Error::lacking(&what, "upload id"))
     }
 
-    /// Puts the image part by part, and returns what they are once it is verified.
+    /// Uploads the image part by part, and returns the parts once the image is verified.
     async fn parts(
         &self,
         upload: &str,
@@ -193,7 +206,7 @@ impl Object {
         memory: &Arc<Semaphore>,
     ) -> Result<Vec<CompletedPart>, Failure> {
         let present = Arc::new(self.present(upload).await?);
-        let mut chunks = source.open(Form::Decompressed).await?;
+        let mut chunks = source.open(Form::Raw).await?;
         let mut sent: BTreeMap<i32, CompletedPart> = BTreeMap::new();
         let mut sending = JoinSet::new();
         let mut ended = false;
@@ -212,7 +225,7 @@ impl Object {
                     None => ended = true,
                 }
             }
-            // An object has one part at least; another one with nothing in it is none.
+            // An object has at least one part, which may be empty; a later empty part is left out.
             if !bytes.is_empty() || number == 1 {
                 let (object, upload, present) = (self.clone(), upload.to_owned(), present.clone());
                 let part = async move {
@@ -234,7 +247,7 @@ impl Object {
         Ok(sent.into_values().collect())
     }
 
-    /// Parts that are there, by number, with their SHA-256 as S3 writes it.
+    /// The uploaded parts by number: SHA-256 as S3 writes it, and ETag.
     async fn present(&self, upload: &str) -> Result<BTreeMap<i32, (String, String)>, Error> {
         let what = format!("list the parts of {self}");
         let mut found = BTreeMap::new();
@@ -246,7 +259,7 @@ impl Object {
             };
             let answer = match call("ListParts", &what, list).await {
                 Ok(Some(answer)) => answer,
-                Ok(None) => return Err(Error::Ended(self.to_string())),
+                Ok(None) => return Err(Error::UploadEnded(self.to_string())),
                 Err(error) if error.is_denied() => return Ok(found),
                 Err(error) => return Err(error),
             };
@@ -289,9 +302,13 @@ impl Object {
             known(put.send())
         };
         let answer = call("UploadPart", &what, put).await?;
-        let answer = answer.ok_or_else(|| Error::Ended(self.to_string()))?;
+        let answer = answer.ok_or_else(|| Error::UploadEnded(self.to_string()))?;
         metrics::uploaded(len);
-        Ok(done.set_e_tag(answer.e_tag().map(str::to_owned)).build())
+        match answer.e_tag() {
+            Some(tag) => Ok(done.e_tag(tag).build()),
+            // The next attempt finds the part, and its ETag, in the list.
+            None => Err(Error::lacking(&what, "ETag of the part")),
+        }
     }
 
     async fn complete(&self, upload: &str, parts: Vec<CompletedPart>) -> Result<(), Error> {
@@ -305,18 +322,17 @@ impl Object {
                 .key(&self.key);
             known(complete.upload_id(upload).multipart_upload(parts.clone()).send())
         };
-        let completed = call("CompleteMultipartUpload", &what, complete).await;
+        let completed = change("CompleteMultipartUpload", &what, complete).await;
         match completed {
-            Ok(Some(_)) => Ok(()),
-            // Completed by a call whose answer was lost, or by another process.
-            Ok(None) | Err(_) if self.exists().await? => Ok(()),
-            Ok(None) => Err(Error::Ended(self.to_string())),
+            // Read back in every case: the answer may be lost, and another process may have been faster.
+            _ if self.exists().await? => Ok(()),
+            Ok(_) => Err(Error::UploadEnded(self.to_string())),
             Err(error) => Err(error),
         }
     }
 }
 
-/// `None` when there is no such upload any more, which nothing is gained by trying again.
+/// `None` if the upload no longer exists, which another attempt cannot change.
 async fn known<T, E: ProvideErrorMetadata>(
     sent: impl Future<Output = Result<T, SdkError<E>>>,
 ) -> Result<Option<T>, SdkError<E>> {
@@ -326,7 +342,7 @@ async fn known<T, E: ProvideErrorMetadata>(
     }
 }
 
-/// In bytes. It depends on the number alone, so that whoever goes on with an upload cuts the same way.
+/// The size of a part in bytes. It depends on the number alone, so that every process cuts the image the same way.
 fn part_size(number: i32) -> usize {
     let doublings = u32::try_from((number - 1) / PARTS_OF_A_SIZE).unwrap_or(u32::MAX);
     SMALLEST_PART

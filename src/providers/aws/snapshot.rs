@@ -1,7 +1,7 @@
-//! Snapshots: found by their tags, copied, waited for, and those that nobody needs deleted.
+//! Snapshots: found by their tags, copied, waited for, and deleted when no image uses them.
 //!
-//! A copy is tagged as it is made, so that whoever comes later finds it. CopySnapshot takes no token: a call whose answer
-//! was lost is settled by looking.
+//! A copy gets its tags from the call that creates it, so a later process finds it. CopySnapshot takes no token: after a lost
+//! answer, the program looks for the copy.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,42 +9,48 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_ec2::types::{ResourceType, Snapshot as Described, SnapshotState};
 
-use super::client::{Region, call};
+use super::client::{Region, call, pages};
+use super::codes::is_busy;
 use super::error::Error;
-use super::wanted::{MADE_BY, Made, Wanted, is_kept, read, specification};
+use super::spec::{AmiSpec, CREATED_BY, CreatedBy, hands_off, specification, tags_of};
 use crate::base::failure::{Classified, reason};
 use crate::base::retry::Policy;
 use crate::providers::poll::{Look, Pace, Status, until};
 
-/// EC2's word for a snapshot that is not there, or not yet.
+/// The code for a snapshot that does not exist, or is not visible yet.
 pub(super) const UNKNOWN: &str = "InvalidSnapshot.NotFound";
-/// What was just made may not be seen for so long.
-const UNSEEN: Duration = Duration::from_secs(2 * 60);
-/// Copies to far regions were seen to take two hours. Whoever comes later finds the copy.
+/// The longest time for which EC2 may not show a new snapshot.
+const VISIBILITY_DELAY: Duration = Duration::from_secs(2 * 60);
+/// The longest wait for a copy. Copies to far regions took two hours. A later process finds the copy by its tags.
 const LONGEST: Duration = Duration::from_secs(4 * 60 * 60);
-/// A copy whose answer was lost shows within so many looks, about six seconds, or was not begun.
+/// The number of looks, about six seconds in all, within which a copy shows whose answer was lost.
 const LOOKS: u32 = 20;
 
-/// A snapshot, as far as it matters here.
+/// The attributes of a snapshot that publishing needs.
 #[derive(Debug, Clone)]
 pub(super) struct Snapshot {
     pub(super) id: String,
     pub(super) state: SnapshotState,
-    /// Why it is in that state, with a colon before it.
+    /// The reason for the state, with a colon before it.
     reason: String,
-    /// As EC2 says it: `45%`.
+    /// The progress as EC2 writes it: `45%`.
     progress: String,
-    /// In GiB.
+    /// The size in GiB.
     pub(super) size: i32,
     pub(super) tags: BTreeMap<String, String>,
     started: i64,
 }
 
 impl Snapshot {
-    fn parse(found: &Described) -> Self {
-        Self {
+    /// `None` for a snapshot in the Recycle Bin, which counts as deleted.
+    fn parse(found: &Described) -> Option<Self> {
+        let state = found.state().cloned().unwrap_or(SnapshotState::Pending);
+        if matches!(state, SnapshotState::Recoverable | SnapshotState::Recovering) {
+            return None;
+        }
+        Some(Self {
             id: found.snapshot_id().unwrap_or_default().to_owned(),
-            state: found.state().cloned().unwrap_or(SnapshotState::Pending),
+            state,
             reason: reason(found.state_message().unwrap_or_default()),
             progress: found
                 .progress()
@@ -52,36 +58,37 @@ impl Snapshot {
                 .unwrap_or("0%")
                 .to_owned(),
             size: found.volume_size().unwrap_or_default(),
-            tags: read(found.tags()),
+            tags: tags_of(found.tags()),
             started: found.start_time().map_or(i64::MAX, |time| time.secs()),
-        }
+        })
     }
 
     pub(super) fn is_completed(&self) -> bool {
         self.state == SnapshotState::Completed
     }
 
+    /// Reports whether it may still become complete. An unknown state counts as pending.
     pub(super) fn is_pending(&self) -> bool {
-        self.state == SnapshotState::Pending
+        !self.is_completed() && !self.is_failed()
     }
 
-    /// Whether it will never be complete.
-    pub(super) fn is_spoilt(&self) -> bool {
-        !self.is_completed() && !self.is_pending()
+    /// Reports whether it will never be complete.
+    pub(super) fn is_failed(&self) -> bool {
+        self.state == SnapshotState::Error
     }
 
-    /// Whether nothing has to be done for it any more: it is complete, or a copy on its way.
+    /// Reports whether it is complete, or a copy in progress, which AWS completes by itself.
     pub(super) fn is_usable(&self) -> bool {
-        self.is_completed() || (self.is_pending() && self.is_made(Made::Copy))
+        self.is_completed() || (self.is_pending() && self.is_created_by(CreatedBy::Copy))
     }
 
-    /// Whether it was made in this way.
-    pub(super) fn is_made(&self, made: Made) -> bool {
-        self.tags.get(MADE_BY).is_some_and(|found| found == made.as_str())
+    /// Reports whether it was created by this method.
+    pub(super) fn is_created_by(&self, made: CreatedBy) -> bool {
+        self.tags.get(CREATED_BY).is_some_and(|found| found == made.as_str())
     }
 
-    fn spoilt(&self, region: &Region) -> Error {
-        Error::Spoilt {
+    fn failure(&self, region: &Region) -> Error {
+        Error::SnapshotFailed {
             snapshot: self.id.clone(),
             region: region.name.clone(),
             state: self.state.as_str().to_owned(),
@@ -90,29 +97,25 @@ impl Snapshot {
     }
 }
 
-/// All snapshots of ours for this image. Those that are complete come first, then the older ones: everybody who looks
-/// takes the same.
-pub(super) async fn find(region: &Region, wanted: &Wanted) -> Result<Vec<Snapshot>, Error> {
-    let what = format!("look for snapshots of {} in {}", wanted.name, region.name);
-    let mut found = Vec::new();
-    let mut page: Option<String> = None;
-    loop {
+/// All snapshots of this image that carry our mark: complete ones first, then the older ones, so that every process takes
+/// the same one.
+pub(super) async fn find(region: &Region, spec: &AmiSpec) -> Result<Vec<Snapshot>, Error> {
+    let what = format!("look for snapshots of {} in {}", spec.name, region.name);
+    let mut found = pages(&what, async |token: Option<String>| {
         let answer = call("DescribeSnapshots", &what, || {
             region
                 .ec2
                 .describe_snapshots()
                 .owner_ids("self")
-                .set_filters(Some(wanted.filters()))
-                .set_next_token(page.clone())
+                .set_filters(Some(spec.filters()))
+                .set_next_token(token.clone())
                 .send()
         })
         .await?;
-        found.extend(answer.snapshots().iter().map(Snapshot::parse));
-        page = answer.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
-        if page.is_none() {
-            break;
-        }
-    }
+        let found = answer.snapshots().iter().filter_map(Snapshot::parse);
+        Ok((found.collect::<Vec<_>>(), answer.next_token().map(str::to_owned)))
+    })
+    .await?;
     found.sort_by_key(|snapshot| {
         (
             !snapshot.is_completed(),
@@ -124,37 +127,37 @@ pub(super) async fn find(region: &Region, wanted: &Wanted) -> Result<Vec<Snapsho
     Ok(found)
 }
 
-/// One snapshot; `None` if it is not seen.
-pub(super) async fn again(region: &Region, id: &str) -> Result<Option<Snapshot>, Error> {
+/// Reads one snapshot; `None` if EC2 does not show it.
+pub(super) async fn read(region: &Region, id: &str) -> Result<Option<Snapshot>, Error> {
     let what = format!("read {id} in {}", region.name);
-    let read = call("DescribeSnapshots", &what, || async {
+    let answer = call("DescribeSnapshots", &what, || async {
         match region.ec2.describe_snapshots().snapshot_ids(id).send().await {
-            // Not a failure here, and nothing to be tried again.
+            // A missing snapshot is a result, not a failure to retry.
             Err(error) if Error::is(&error, UNKNOWN) => Ok(None),
             answer => answer.map(Some),
         }
     });
-    Ok(read
+    Ok(answer
         .await?
-        .and_then(|answer| answer.snapshots().first().map(Snapshot::parse)))
+        .and_then(|answer| answer.snapshots().first().and_then(Snapshot::parse)))
 }
 
-/// Waits until a snapshot can be used.
+/// Waits until a snapshot is complete.
 pub(super) async fn completed(region: &Region, id: &str, status: &Status) -> Result<Snapshot, Error> {
     let what = format!("complete {id} in {}", region.name);
     let started = Instant::now();
     let seen = AtomicBool::new(false);
     let look = || async {
-        let Some(snapshot) = again(region, id).await? else {
-            // Another process may have deleted it as a spare one.
-            if seen.load(Ordering::Relaxed) || started.elapsed() >= UNSEEN {
+        let Some(snapshot) = read(region, id).await? else {
+            // Another process may have deleted it as an orphan.
+            if seen.load(Ordering::Relaxed) || started.elapsed() >= VISIBILITY_DELAY {
                 return Err(deleted(region, id));
             }
-            return Ok(Look::Wait(format!("{id} is not seen yet")));
+            return Ok(Look::Wait(format!("{id} is not visible yet")));
         };
         seen.store(true, Ordering::Relaxed);
-        if snapshot.is_spoilt() {
-            return Err(snapshot.spoilt(region));
+        if snapshot.is_failed() {
+            return Err(snapshot.failure(region));
         }
         Ok(match snapshot.is_completed() {
             true => Look::Done(snapshot),
@@ -164,9 +167,9 @@ pub(super) async fn completed(region: &Region, id: &str, status: &Status) -> Res
     until(&what, LONGEST, status, look).await
 }
 
-/// What to say of a snapshot that was there.
+/// The error for a snapshot that existed and no longer does.
 pub(super) fn deleted(region: &Region, id: &str) -> Error {
-    Error::Spoilt {
+    Error::SnapshotFailed {
         snapshot: id.to_owned(),
         region: region.name.clone(),
         state: "deleted".to_owned(),
@@ -174,37 +177,37 @@ pub(super) fn deleted(region: &Region, id: &str) -> Error {
     }
 }
 
-/// Begins a copy, and returns its id. A region that has its fill of copies is waited for.
-pub(super) async fn copy(from: &str, id: &str, to: &Region, wanted: &Wanted, status: &Status) -> Result<String, Error> {
+/// Starts a copy, and returns its id. Waits while the region has too many copies in progress.
+pub(super) async fn copy(from: &str, id: &str, to: &Region, spec: &AmiSpec, status: &Status) -> Result<String, Error> {
     let what = format!("copy {id} from {from} to {}", to.name);
     let mut waits = Policy::CALL.start("CopySnapshot");
     let mut pace = Pace::within(LONGEST);
     loop {
-        let tags = wanted.tags_of_snapshot(Made::Copy);
+        let tags = spec.tags_of_snapshot(CreatedBy::Copy);
         let copied = to
             .ec2
             .copy_snapshot()
             .source_region(from)
             .source_snapshot_id(id)
-            .description(&wanted.description)
+            .description(&spec.description)
             .tag_specifications(specification(ResourceType::Snapshot, &tags))
             .send()
             .await;
         let error = match copied {
             Ok(answer) => match answer.snapshot_id() {
                 Some(id) => return Ok(id.to_owned()),
-                None => Error::lacking(&what, "the snapshot's id"),
+                None => Error::lacking(&what, "snapshot id"),
             },
-            Err(error) => Error::of(&what, error),
+            Err(error) => Error::of("CopySnapshot", &what, error),
         };
         // https://docs.aws.amazon.com/general/latest/gr/ebs-service.html: 20 for each destination, not adjustable.
-        if error.code() == Some("ResourceLimitExceeded") {
+        if error.code().is_some_and(|code| is_busy("CopySnapshot", code)) {
             status.set(format!("{} has too many copies in progress", to.name));
             pace.pause(&what, None).await?;
             continue;
         }
-        if error.is_open()
-            && let Some(found) = settle(to, wanted).await?
+        if error.may_have_taken_effect()
+            && let Some(found) = settle(to, spec).await?
         {
             return Ok(found);
         }
@@ -216,11 +219,11 @@ pub(super) async fn copy(from: &str, id: &str, to: &Region, wanted: &Wanted, sta
     }
 }
 
-/// Whether a copy was begun after all.
-async fn settle(region: &Region, wanted: &Wanted) -> Result<Option<String>, Error> {
+/// Looks for a copy that a call with a lost answer has started.
+async fn settle(region: &Region, spec: &AmiSpec) -> Result<Option<String>, Error> {
     let mut pace = Pace::within(LONGEST);
     for _ in 0..LOOKS {
-        let found = find(region, wanted).await?;
+        let found = find(region, spec).await?;
         if let Some(found) = found
             .into_iter()
             .find(|found| found.is_completed() || found.is_pending())
@@ -232,9 +235,22 @@ async fn settle(region: &Region, wanted: &Wanted) -> Result<Option<String>, Erro
     Ok(None)
 }
 
-/// Deletes what nobody needs; a failure is only told.
+/// Deletes a snapshot, unless an operator keeps it; a failure is only logged.
 pub(super) async fn delete(region: &Region, id: &str) {
     let what = format!("delete {id} in {}", region.name);
+    match read(region, id).await {
+        Ok(None) => return,
+        Ok(Some(found)) => {
+            if let Some(reason) = hands_off(&found.tags) {
+                tracing::info!(region = region.name, "{id} in {} is kept: {reason}", region.name);
+                return;
+            }
+        }
+        Err(error) => {
+            tracing::warn!(region = region.name, "failed to {what}: {error}; left over");
+            return;
+        }
+    }
     let deleted = call("DeleteSnapshot", &what, || async {
         match region.ec2.delete_snapshot().snapshot_id(id).send().await {
             Err(error) if Error::is(&error, UNKNOWN) => Ok(()),
@@ -244,27 +260,24 @@ pub(super) async fn delete(region: &Region, id: &str) {
     .await;
     match deleted {
         Ok(()) => tracing::info!(region = region.name, "deleted {id} in {}", region.name),
-        // An image uses it: then somebody needs it.
+        // An image uses the snapshot, so it is needed.
         Err(error) if error.code() == Some("InvalidSnapshot.InUse") => {}
         Err(error) => tracing::warn!(region = region.name, "failed to {error}; left over"),
     }
 }
 
-/// Deletes our snapshots of this image that the finished image does not use. Two processes at work on the same image may
-/// each have made one; the one that registered its own first has decided which stays, in this region for ever. Whoever
-/// still works with another finds that out by looking again.
-pub(super) async fn delete_spares(region: &Region, wanted: &Wanted, used: &[String]) {
-    let found = match find(region, wanted).await {
+/// Deletes our snapshots of this image that the finished image does not use. Two processes that work on the same image may
+/// each have created one. The process that registers its image first decides which snapshot is kept in the region; the other
+/// process notices when it looks again.
+pub(super) async fn delete_orphans(region: &Region, spec: &AmiSpec, used: &[String]) {
+    let found = match find(region, spec).await {
         Ok(found) => found,
         Err(error) => {
-            tracing::warn!(region = region.name, "failed to {error}; spare ones stay");
+            tracing::warn!(region = region.name, "failed to {error}; orphans are kept");
             return;
         }
     };
-    let spares = found
-        .iter()
-        .filter(|snapshot| !used.contains(&snapshot.id) && !is_kept(&snapshot.tags));
-    for spare in spares {
-        delete(region, &spare.id).await;
+    for orphan in found.iter().filter(|snapshot| !used.contains(&snapshot.id)) {
+        delete(region, &orphan.id).await;
     }
 }

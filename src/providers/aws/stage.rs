@@ -1,4 +1,4 @@
-//! The order of the steps to an image in every region, each region for itself once there is a snapshot to copy.
+//! The order of the steps to an image in every region. The regions are independent once one of them has a snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,34 +14,34 @@ use super::client::{Clients, Region};
 use super::error::Error;
 use super::s3::Object;
 use super::snapshot::{self, Snapshot};
-use super::wanted::Wanted;
+use super::spec::AmiSpec;
 use super::{ebs, import, register};
 use crate::base::failure::Failure;
 use crate::config::aws::{Aws, SnapshotMethod};
 use crate::providers::contract::Task;
 use crate::providers::poll::Status;
 
-/// When half of the regions are done, the others get as much time again, and this much at least, before they count as
-/// slow: but those that are done wait no longer than the task's patience. Slow ones go on by themselves, and the pipeline
-/// comes back to them.
+/// When half of the regions are done, the others get as much time again, and at least this much, before they count as slow.
+/// Regions that are done wait no longer than the task's patience. AWS continues the slow ones by itself, and the pipeline's
+/// next round looks at them again.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// What the steps need.
+/// The inputs of the steps.
 pub(super) struct Stage<'a> {
     pub(super) section: &'a Aws,
     pub(super) clients: &'a Clients,
-    pub(super) wanted: &'a Wanted,
+    pub(super) spec: &'a AmiSpec,
     pub(super) task: &'a Task,
-    /// Copies in progress, by destination.
+    /// Limits the copies in progress, by destination.
     pub(super) copies: &'a BTreeMap<String, Arc<Semaphore>>,
-    /// Of what is being uploaded, in chunks.
+    /// Limits the memory of uploads, in chunks.
     pub(super) memory: &'a Arc<Semaphore>,
 }
 
 /// A region that lacks the image.
-pub(super) struct Lacking<'a> {
+pub(super) struct MissingRegion<'a> {
     pub(super) region: &'a Region,
-    /// It is being registered.
+    /// The image, if it is being registered.
     pub(super) pending: Option<Ami>,
 }
 
@@ -52,21 +52,21 @@ struct Seed {
     snapshot: String,
 }
 
-/// What became of a region.
-pub(super) type Outcome = (String, Result<Ami, Failure>);
+/// The result of one region.
+pub(super) type RegionOutcome = (String, Result<Ami, Failure>);
 
 impl Stage<'_> {
     /// Brings the image to the regions that lack it; `finished` have it. Regions that fail are in the result, beside how
     /// long those that are ready have waited for the others.
     pub(super) async fn run(
         &self,
-        lacking: Vec<Lacking<'_>>,
+        lacking: Vec<MissingRegion<'_>>,
         finished: &[(&Region, Ami)],
-    ) -> Result<(Vec<Outcome>, Duration), Failure> {
+    ) -> Result<(Vec<RegionOutcome>, Duration), Failure> {
         let mut ready = None;
         let mut outcomes = Vec::new();
         if lacking.is_empty() {
-            self.delete_spares(&outcomes, finished, None).await;
+            self.delete_orphans(&outcomes, finished, None).await;
             return Ok((outcomes, Duration::ZERO));
         }
         let mut held = self.held(&lacking, &mut outcomes).await;
@@ -86,12 +86,12 @@ impl Stage<'_> {
             }
             seed = self.seed(&held, finished);
         } else if let (Some(object), Some(_)) = (self.object(), &seed) {
-            // Of a process that ended between two steps, or came late.
+            // Left by a process that ended between two steps, or was late.
             object.clear().await;
         }
         let mut running = FuturesUnordered::new();
         let mut unfinished: BTreeMap<String, Status> = BTreeMap::new();
-        for Lacking { region, pending } in lacking {
+        for MissingRegion { region, pending } in lacking {
             if is_in(&outcomes, region) {
                 continue;
             }
@@ -137,12 +137,16 @@ impl Stage<'_> {
             (region, Err(slow.into()))
         }));
         let whole = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
-        self.delete_spares(&outcomes, finished, seed.filter(|_| !whole)).await;
+        self.delete_orphans(&outcomes, finished, seed.filter(|_| !whole)).await;
         Ok((outcomes, ready.map_or(Duration::ZERO, |ready| ready.elapsed())))
     }
 
-    /// The usable snapshots of ours, by region: complete ones, and copies on their way. Those that failed go.
-    async fn held(&self, lacking: &[Lacking<'_>], outcomes: &mut Vec<Outcome>) -> BTreeMap<String, Snapshot> {
+    /// Our usable snapshots by region: complete ones, and copies in progress. Deletes failed ones.
+    async fn held(
+        &self,
+        lacking: &[MissingRegion<'_>],
+        outcomes: &mut Vec<RegionOutcome>,
+    ) -> BTreeMap<String, Snapshot> {
         let mut regions: BTreeMap<&str, &Region> = lacking
             .iter()
             .map(|lacking| (lacking.region.name.as_str(), lacking.region))
@@ -152,7 +156,7 @@ impl Stage<'_> {
             regions.insert(&base.name, base);
         }
         let looks = regions.into_values().map(|region| async move {
-            let found = snapshot::find(region, self.wanted).await;
+            let found = snapshot::find(region, self.spec).await;
             (region, found)
         });
         let mut held = BTreeMap::new();
@@ -160,10 +164,10 @@ impl Stage<'_> {
             let name = region.name.clone();
             match found {
                 Ok(found) => {
-                    let spoilt = found
+                    let failed = found
                         .iter()
-                        .filter(|found| found.is_spoilt() && lacking.contains(&name));
-                    join_all(spoilt.map(|spoilt| snapshot::delete(region, &spoilt.id))).await;
+                        .filter(|found| found.is_failed() && lacking.contains(&name));
+                    join_all(failed.map(|failed| snapshot::delete(region, &failed.id))).await;
                     held.extend(found.into_iter().find(Snapshot::is_usable).map(|found| (name, found)));
                 }
                 Err(error) if lacking.contains(&name) => outcomes.push((name, Err(error.into()))),
@@ -196,24 +200,24 @@ impl Stage<'_> {
     /// Makes a snapshot from the image's bytes.
     async fn make(&self, bare: &[&Region]) -> Result<Vec<(String, Result<Snapshot, Failure>)>, Failure> {
         let status = Status::default();
-        let source = self.task.source(&self.wanted.image);
+        let source = self.task.source(&self.spec.image);
         let base = self.clients.region(&self.section.base_region)?;
         match &self.section.snapshot_method {
             SnapshotMethod::S3Import { bucket, role } => {
-                let object = Object::new(&self.clients.s3, bucket, &self.wanted.image.sha256);
-                let made = import::import(base, self.wanted, &object, role, &source, self.memory, &status).await?;
+                let object = Object::new(&self.clients.s3, bucket, &self.spec.image.sha256);
+                let made = import::import(base, self.spec, &object, role, &source, self.memory, &status).await?;
                 Ok(vec![(base.name.clone(), Ok(made))])
             }
             SnapshotMethod::EbsDirect { requests, all_regions } => {
-                // Copies are cheaper to make from where everybody expects the first one.
+                // The base region first: operators expect the original there.
                 let first = bare.iter().position(|region| region.name == base.name).unwrap_or(0);
                 let mut regions = bare.to_vec();
                 regions.swap(0, first);
                 let at_once = if *all_regions { regions.len() } else { 1 };
                 let mut all = Vec::new();
                 for regions in regions.chunks(at_once) {
-                    let made = ebs::write(regions, self.wanted, &source, *requests, self.memory, &status).await?;
-                    // One region that refuses does not stop the others; what passes is waited for.
+                    let made = ebs::write(regions, self.spec, &source, *requests, self.memory, &status).await?;
+                    // Another region is tried if this one fails for good; a transient failure is retried by the pipeline.
                     let next = made
                         .iter()
                         .all(|(_, made)| made.as_ref().is_err_and(|failure| !failure.class().is_transient()));
@@ -233,13 +237,13 @@ impl Stage<'_> {
     fn object(&self) -> Option<Object> {
         match &self.section.snapshot_method {
             SnapshotMethod::S3Import { bucket, .. } => {
-                Some(Object::new(&self.clients.s3, bucket, &self.wanted.image.sha256))
+                Some(Object::new(&self.clients.s3, bucket, &self.spec.image.sha256))
             }
             SnapshotMethod::EbsDirect { .. } => None,
         }
     }
 
-    /// From a snapshot somewhere to an image here.
+    /// Brings one region from a snapshot, in any region, to an available image.
     async fn complete(
         &self,
         region: &Region,
@@ -255,22 +259,22 @@ impl Stage<'_> {
             (Some(snapshot), _) if snapshot.is_completed() => snapshot,
             (Some(copy), _) => self.copied(region, &copy.id, status).await?,
             (None, Some(seed)) => self.copy(region, &seed, status).await?,
-            (None, None) => return Err(Error::Ended(format!("a snapshot for {}", region.name))),
+            (None, None) => return Err(Error::UploadEnded(format!("a snapshot for {}", region.name))),
         };
-        register::register(region, self.wanted, &snapshot, self.section, status).await
+        register::register(region, self.spec, &snapshot, self.section, status).await
     }
 
     async fn copy(&self, region: &Region, seed: &Seed, status: &Status) -> Result<Snapshot, Error> {
         status.set(format!("waiting for other copies to {}", region.name));
         let copies = self.copies.get(&region.name);
-        let copies = copies.ok_or_else(|| Error::Unknown(region.name.clone()))?;
+        let copies = copies.ok_or_else(|| Error::UnknownRegion(region.name.clone()))?;
         let interrupted = |_| Error::Interrupted(region.name.clone());
         let _turn = copies.acquire().await.map_err(interrupted)?;
-        let id = snapshot::copy(&seed.region, &seed.snapshot, region, self.wanted, status).await?;
+        let id = snapshot::copy(&seed.region, &seed.snapshot, region, self.spec, status).await?;
         self.copied(region, &id, status).await
     }
 
-    /// Waits for a copy. One that failed is of no use to anybody.
+    /// Waits for a copy, and deletes it if it failed.
     async fn copied(&self, region: &Region, id: &str, status: &Status) -> Result<Snapshot, Error> {
         let copied = snapshot::completed(region, id, status).await;
         match &copied {
@@ -278,17 +282,17 @@ impl Stage<'_> {
                 region = region.name,
                 snapshot = id,
                 "copied {} to {}",
-                self.wanted.name,
+                self.spec.name,
                 region.name
             ),
-            Err(Error::Spoilt { .. }) => snapshot::delete(region, id).await,
+            Err(Error::SnapshotFailed { .. }) => snapshot::delete(region, id).await,
             Err(_) => {}
         }
         copied
     }
 
-    /// The last look: where the image is complete, nothing else of it stays. What others may still be copied from does.
-    async fn delete_spares(&self, outcomes: &[Outcome], finished: &[(&Region, Ami)], seed: Option<Seed>) {
+    /// Deletes the orphaned snapshots in regions whose image is complete, except the one that other regions are copied from.
+    async fn delete_orphans(&self, outcomes: &[RegionOutcome], finished: &[(&Region, Ami)], seed: Option<Seed>) {
         let made = outcomes.iter().filter_map(|(region, outcome)| {
             let ami = outcome.as_ref().ok()?;
             Some((self.clients.region(region).ok()?, ami))
@@ -300,12 +304,12 @@ impl Stage<'_> {
         join_all(regions.map(|(region, ami)| {
             let mut used = ami.snapshots.clone();
             used.extend(seed.as_ref().map(|seed| seed.snapshot.clone()));
-            async move { snapshot::delete_spares(region, self.wanted, &used).await }
+            async move { snapshot::delete_orphans(region, self.spec, &used).await }
         }))
         .await;
     }
 }
 
-fn is_in(outcomes: &[Outcome], region: &Region) -> bool {
+fn is_in(outcomes: &[RegionOutcome], region: &Region) -> bool {
     outcomes.iter().any(|(name, _)| *name == region.name)
 }

@@ -1,8 +1,8 @@
 //! The page blob that a disk is imported from.
 //!
-//! Its metadata say what it is made of, and whether it is complete. Nobody writes to a complete one.
+//! Its metadata are the mark of its image, and `complete`. No process writes to a complete blob.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,15 +24,16 @@ use crate::base::failure::{Class, Classified};
 use crate::base::http;
 use crate::base::retry::Policy;
 use crate::model::mark::Mark;
+use crate::providers::ownership::{HandsOff, hands_off};
 
-/// A write of 4 MiB that takes longer is not going to end.
+/// Limit for a write of 4 MiB.
 pub(super) const WRITE: Duration = Duration::from_secs(120);
-/// Says that every page is there and verified. Names of metadata are identifiers: letters, digits, and underscores.
+/// States that every page is there and verified. Names of metadata are identifiers: letters, digits, and underscores.
 const COMPLETE: &str = "complete";
 /// The mark's digest.
-const DIGEST: &str = "image_sha256";
+const DIGEST: &str = "image-sha256";
 
-/// The configured container.
+/// The configured container, with our identity.
 #[derive(Debug)]
 pub(super) struct Container {
     url: Url,
@@ -41,7 +42,7 @@ pub(super) struct Container {
     identity: Arc<Identity>,
 }
 
-/// A blob in the container.
+/// A blob in the container, whether it exists or not.
 #[derive(Clone)]
 pub(super) struct Blob {
     pub(super) client: Arc<BlobClient>,
@@ -49,21 +50,21 @@ pub(super) struct Blob {
     name: String,
 }
 
-/// How a blob was found.
+/// The state of a blob that exists.
 pub(super) struct State {
-    /// Every byte of the image is there.
+    /// The blob has every byte of the image.
     pub(super) complete: bool,
     pub(super) leased: bool,
-    /// Another one after every change.
+    /// Changes with every change of the blob.
     pub(super) etag: Option<Etag>,
 }
 
-/// Shows our token. The SDK's own way insists on https, so that no fake on loopback could see a token.
+/// Adds our token to requests. The SDK's own policy insists on https, so no fake on loopback could see a token.
 #[derive(Debug)]
-struct Sign(Arc<Identity>);
+struct Authorize(Arc<Identity>);
 
 #[async_trait]
-impl SdkPolicy for Sign {
+impl SdkPolicy for Authorize {
     async fn send(&self, context: &Context, request: &mut Request, next: &[Arc<dyn SdkPolicy>]) -> PolicyResult {
         let refused = |error| azure_core::Error::with_error(ErrorKind::Credential, error, "get a token");
         let Some((policy, rest)) = next.split_first() else {
@@ -78,7 +79,7 @@ impl SdkPolicy for Sign {
             if response.status() != StatusCode::Unauthorized {
                 return Ok(response);
             }
-            // A token that should have been good is replaced once.
+            // A token that is refused before its time is replaced once.
             self.0.forget(STORAGE, &token).await;
             if renewed {
                 return Ok(response);
@@ -89,7 +90,7 @@ impl SdkPolicy for Sign {
 }
 
 impl Container {
-    /// `http` must leave uploads their time.
+    /// `http` must have time-outs that leave room for uploads.
     pub(super) fn new(http: Client, endpoint: &Url, name: &str, identity: Arc<Identity>) -> Self {
         let mut url = endpoint.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -99,8 +100,8 @@ impl Container {
             url,
             name: name.to_owned(),
             options: ClientOptions {
-                per_try_policies: vec![Arc::new(Sign(identity.clone()))],
-                // There is one retry policy, and it is not this one.
+                per_try_policies: vec![Arc::new(Authorize(identity.clone()))],
+                // The program's one retry policy wraps every call.
                 retry: RetryOptions::none(),
                 transport: Some(Transport::new(Arc::new(http))),
                 ..ClientOptions::default()
@@ -109,16 +110,20 @@ impl Container {
         }
     }
 
-    /// Proves that it is there and lets us in.
+    /// Proves that the container exists and that we may read it.
     pub(super) async fn check(&self) -> Result<(), Error> {
-        let what = format!("look at container {}", self.name);
+        let what = format!("read container {}", self.name);
         let options = BlobContainerClientOptions {
             client_options: self.options.clone(),
             ..BlobContainerClientOptions::default()
         };
         let client = BlobContainerClient::new(self.url.clone(), None, Some(options));
         let client = client.map_err(|error| Error::storage(&what, error))?;
-        let look = || async { settle(&what, http::CALL, client.get_properties(None)).await };
+        let look = || async {
+            // The identity reports its own failures better than the storage client does.
+            self.identity.token(STORAGE).await?;
+            settle(&what, http::CALL, client.get_properties(None)).await
+        };
         Policy::CALL.run("azure blob", Error::class, look).await.map(drop)
     }
 
@@ -146,21 +151,24 @@ impl Blob {
         &self.name
     }
 
-    /// Where an import finds it.
+    /// The address that an import reads it from.
     pub(super) fn url(&self) -> &Url {
         self.client.url()
     }
 
-    /// Whether it is there, complete or not.
-    pub(super) async fn exists(&self) -> Result<bool, Error> {
-        let what = format!("look at blob {}", self.name);
-        match self.call(&what, || self.client.get_properties(None)).await {
-            Err(error) if is_missing(&error) => Ok(false),
-            found => found.map(|_| true),
-        }
+    /// For a blob that exists: why the program must not delete it, if so.
+    pub(super) async fn hands_off(&self) -> Result<Option<Option<HandsOff>>, Error> {
+        let what = format!("read blob {}", self.name);
+        let properties = match self.call(&what, || self.client.get_properties(None)).await {
+            Err(error) if is_missing(&error) => return Ok(None),
+            properties => properties?,
+        };
+        let metadata = properties.metadata().map_err(|error| Error::storage(&what, error))?;
+        let tags = tags(&metadata);
+        Ok(Some(hands_off(&tags, tags.get("owner").map(String::as_str))))
     }
 
-    /// Whether it is there with every byte of this image, for anybody to read.
+    /// The blob exists with every byte of this image. Ends a lease that a dead process left on it.
     pub(super) async fn is_ready(&self, mark: &Mark) -> Result<bool, Error> {
         match self.look(mark).await? {
             Some(state) if state.complete => self.free(&state).await.map(|()| true),
@@ -168,30 +176,25 @@ impl Blob {
         }
     }
 
-    /// How it is, if it is there.
+    /// The blob's state, if it exists.
     pub(super) async fn look(&self, mark: &Mark) -> Result<Option<State>, Error> {
-        let what = format!("look at blob {}", self.name);
+        let what = format!("read blob {}", self.name);
         let properties = match self.call(&what, || self.client.get_properties(None)).await {
             Err(error) if is_missing(&error) => return Ok(None),
             properties => properties?,
         };
         let odd = |error| Error::storage(&what, error);
-        let found = properties.metadata().map_err(odd)?;
-        let wanted = metadata(mark, true);
-        // Names of headers have no case.
-        let same = |name: &str| {
-            let value = found.iter().find(|(found, _)| found.eq_ignore_ascii_case(name));
-            value.map(|(_, value)| value) == wanted.get(name)
-        };
+        let found = tags(&properties.metadata().map_err(odd)?);
+        let complete = found.get(COMPLETE).is_some_and(|complete| complete == "true");
         Ok(Some(State {
-            complete: same(DIGEST) && same(COMPLETE),
+            complete: complete && found.get(DIGEST) == mark.image_sha256.as_ref(),
             leased: properties.lease_status().map_err(odd)? == Some(LeaseStatus::Locked),
             etag: properties.etag().map_err(odd)?,
         }))
     }
 
-    /// Ends the lease of a complete blob, which an import could not read: whoever completed it died before doing so, or is
-    /// about to.
+    /// Ends the lease of a complete blob, which would keep an import from reading it. The process that completed the blob died
+    /// before it ended the lease, or is about to end it.
     pub(super) async fn free(&self, state: &State) -> Result<(), Error> {
         if !state.leased {
             return Ok(());
@@ -214,7 +217,7 @@ impl Blob {
         self.call(&what, create).await.map(drop)
     }
 
-    /// Deletes it if it is there; `lease` is ours, where it is leased.
+    /// Deletes the blob if it exists; `lease` is our lease, if we hold one.
     pub(super) async fn delete(&self, lease: Option<&str>) -> Result<(), Error> {
         let options = || BlobClientDeleteOptions {
             lease_id: lease.map(str::to_owned),
@@ -227,7 +230,7 @@ impl Blob {
         }
     }
 
-    /// A call that may be repeated.
+    /// A call that may be repeated after an unknown outcome.
     pub(super) async fn call<T, F>(&self, what: &str, call: impl Fn() -> F) -> Result<T, Error>
     where
         F: Future<Output = azure_core::Result<T>>,
@@ -235,7 +238,7 @@ impl Blob {
         Policy::CALL.run("azure blob", class, || self.once(what, call())).await
     }
 
-    /// One try.
+    /// One attempt, within the usual limit.
     pub(super) async fn once<T>(
         &self,
         what: &str,
@@ -244,14 +247,14 @@ impl Blob {
         self.once_within(http::CALL, what, call).await
     }
 
-    /// One try, which may take so long.
+    /// One attempt, within this limit.
     pub(super) async fn once_within<T>(
         &self,
         limit: Duration,
         what: &str,
         call: impl Future<Output = azure_core::Result<T>>,
     ) -> Result<T, Error> {
-        // What is wrong with our identity is told better here than from within the client.
+        // The identity reports its own failures better than the storage client does.
         self.identity.token(STORAGE).await?;
         settle(what, limit, call).await
     }
@@ -264,7 +267,7 @@ async fn settle<T>(what: &str, limit: Duration, call: impl Future<Output = azure
     }
 }
 
-/// What is worth a call again at once. That a blob is not there, is there, or is leased to another now is an answer.
+/// The class of an error for an immediate retry. A blob that is missing, exists, or is leased by another is an answer.
 pub(super) fn class(error: &Error) -> Class {
     match error.status() {
         Some(404 | 409 | 412) => Class::Deliverable,
@@ -276,7 +279,14 @@ fn is_missing(error: &Error) -> bool {
     error.status() == Some(404) && error.code() != "ContainerNotFound"
 }
 
-/// The mark, and whether the blob is complete.
+/// Metadata as tags: names of headers have no case, and names of metadata no hyphens.
+fn tags(metadata: &HashMap<String, String>) -> BTreeMap<String, String> {
+    let tags = metadata.iter();
+    tags.map(|(name, value)| (name.to_lowercase().replace('_', "-"), value.clone()))
+        .collect()
+}
+
+/// The metadata of a blob: the mark of its image, and `complete`.
 pub(super) fn metadata(mark: &Mark, complete: bool) -> HashMap<String, String> {
     let mut metadata: HashMap<String, String> = mark
         .encode("")

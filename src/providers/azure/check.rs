@@ -1,4 +1,4 @@
-//! What `check` looks at: token, container, gallery, definitions, and the role, by reads that change nothing.
+//! The reads of `check`: token, container, gallery, definitions, and role. None changes anything.
 
 use super::blob::Container;
 use super::client::ResourceManager;
@@ -9,9 +9,9 @@ use crate::base::failure::Failure;
 use crate::config::azure::Azure;
 use crate::providers::contract::Finding;
 
-/// The version of the API that tells what a role permits.
+/// The version of the API that lists a role's permissions.
 const PERMISSIONS_VERSION: &str = "2022-04-01";
-/// What publishing and cleaning up need. Making a version of a VHD
+/// The actions that publishing and retiring need. Creating a version from a VHD
 /// [takes the last two](https://learn.microsoft.com/azure/virtual-machines/azure-compute-gallery#what-rbac-permissions-are-required-to-create-an-acg-image).
 const ACTIONS: [&str; 8] = [
     "Microsoft.Compute/galleries/read",
@@ -23,8 +23,8 @@ const ACTIONS: [&str; 8] = [
     "Microsoft.Storage/storageAccounts/listKeys/action",
     "Microsoft.Storage/storageAccounts/write",
 ];
-/// What making the gallery needs.
-const MAKING: &str = "Microsoft.Compute/galleries/write";
+/// The action that creating the gallery needs.
+const CREATING: &str = "Microsoft.Compute/galleries/write";
 
 pub(super) async fn findings(
     section: &Azure,
@@ -37,14 +37,14 @@ pub(super) async fn findings(
     let token = identity.token(RESOURCE_MANAGER).await;
     let token = token.map(|_| format!("accepted; {}", identity.lifetime()));
     let mut findings = vec![finding(format!("client {client}"), token)];
-    // Whatever else is wrong, it would say the same.
+    // Without a token every other check would fail for the same reason.
     if findings[0].result.is_err() {
         return findings;
     }
     let account = &section.storage_account_name;
     findings.push(finding(
         format!("container {} of {account}", section.storage_container_name),
-        container.check().await.map(|()| "it lets us in".to_owned()),
+        container.check().await.map(|()| "authenticated".to_owned()),
     ));
     let name = &section.gallery_name;
     let found = gallery.look().await;
@@ -52,14 +52,14 @@ pub(super) async fn findings(
     findings.push(finding(
         format!("gallery {name}"),
         found.map(|found| match found {
-            Some(_) => "is there".to_owned(),
-            None => "will be made".to_owned(),
+            Some(_) => "exists".to_owned(),
+            None => "will be created".to_owned(),
         }),
     ));
     if exists {
         findings.push(definitions(gallery).await);
     }
-    let needed: Vec<&str> = ACTIONS.into_iter().chain(absent.then_some(MAKING)).collect();
+    let needed: Vec<&str> = ACTIONS.into_iter().chain(absent.then_some(CREATING)).collect();
     findings.push(role(gallery.arm(), group, &section.resource_group_name, &needed).await);
     findings
 }
@@ -88,7 +88,7 @@ async fn definitions(gallery: &Gallery) -> Finding {
     Finding {
         subject,
         result: if wrong.is_empty() {
-            Ok(format!("{count} of ours, all fit"))
+            Ok(format!("{count} of this program, all fit"))
         } else {
             Err(format!(
                 "these do not fit and must be deleted first: {}",
@@ -98,16 +98,16 @@ async fn definitions(gallery: &Gallery) -> Finding {
     }
 }
 
-/// What the role on the resource group permits, as far as it permits to ask.
+/// The role's actions on the resource group, where the role permits reading them.
 async fn role(arm: &ResourceManager, group: &str, name: &str, needed: &[&str]) -> Finding {
     let subject = format!("role on resource group {name}");
     let path = format!("{group}/providers/Microsoft.Authorization/permissions");
-    let what = format!("list what is permitted on resource group {name}");
+    let what = format!("list the permissions on resource group {name}");
     let answer = match arm.get(&what, &path, &[("api-version", PERMISSIONS_VERSION)]).await {
         Ok(Some(answer)) => answer,
-        Ok(None) => return finding(subject, Ok("cannot be looked at".to_owned())),
+        Ok(None) => return finding(subject, Ok("cannot be read".to_owned())),
         Err(error) if error.status() == Some(403) => {
-            return finding(subject, Ok("does not permit to look at itself".to_owned()));
+            return finding(subject, Ok("does not permit reading its own actions".to_owned()));
         }
         Err(error) => return finding(subject, Err(error)),
     };
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn actions_have_wildcards() {
+    fn wildcards_in_actions_match_anything() {
         for (pattern, covered) in [
             ("*", true),
             ("microsoft.compute/galleries/*", true),

@@ -1,9 +1,9 @@
 //! A blob that one process writes.
 //!
-//! It holds a [lease](https://learn.microsoft.com/rest/api/storageservices/lease-blob), which a process that died loses
-//! within a quarter of a minute; so two processes never write one blob, and what one left half-written another begins anew.
-//! Nothing but the lease tells a dead writer from a living one: it is waited for and never broken, or two that live would
-//! take the blob from each other for ever.
+//! The process holds a [lease](https://learn.microsoft.com/rest/api/storageservices/lease-blob), which a dead process loses
+//! within a quarter of a minute; so two processes never write one blob, and a half-written blob is started again by another.
+//! Only the lease tells a dead writer from a living one. It is waited for and never broken; otherwise two living writers
+//! could take the blob from each other endlessly.
 
 use std::time::{Duration, Instant};
 
@@ -27,11 +27,11 @@ use crate::model::mark::Mark;
 /// A lease ends by itself after this many seconds, the fewest there are, and is renewed three times as often.
 const LEASE: i32 = 15;
 const RENEWAL: Duration = Duration::from_secs(5);
-/// How long a lease is waited for that perhaps nobody renews, and how often it is looked at meanwhile.
+/// Limit for waiting for a lease that its holder may no longer renew, and the pause between looks at it.
 const OTHERS: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A blob that only this process may write, until this is dropped.
+/// A blob that only this process may write, until the claim is dropped.
 pub(super) struct Claim {
     blob: Blob,
     size: u64,
@@ -41,10 +41,10 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Makes a blob ours to write, empty; `None` if it is complete by now. Whoever holds the lease is waited for as long as
-    /// a dead process would hold it.
+    /// Claims a blob and empties it; `None` if it is complete by now. Waits for another holder of the lease as long as a dead
+    /// process would hold it.
     pub(super) async fn on(blob: &Blob, mark: &Mark, size: u64) -> Result<Option<Self>, Error> {
-        // Ours is known before the answer, so that an answer may be lost.
+        // The lease's id is known before the answer, so the answer may be lost.
         let lease = Uuid::new_v4().to_string();
         let mut waiting_since: Option<Instant> = None;
         loop {
@@ -53,7 +53,7 @@ impl Claim {
                     blob.free(&state).await?;
                     return Ok(None);
                 }
-                // Only what is there can be leased.
+                // Only an existing blob can be leased.
                 None => {
                     if create_absent(blob, size, mark).await? {
                         continue;
@@ -84,17 +84,17 @@ impl Claim {
             renewal: AbortOnDropHandle::new(tokio::spawn(keep(blob.clone(), lease.clone()))),
             lease,
         };
-        // Whatever was written to it is gone: pages that are not sent must read as zeros.
-        let anew = PageBlobClientCreateOptions {
+        // Creating it again drops earlier pages: pages that are not sent must read as zeros.
+        let again = PageBlobClientCreateOptions {
             metadata: Some(metadata(mark, false)),
             lease_id: Some(claim.lease.clone()),
             ..PageBlobClientCreateOptions::default()
         };
-        blob.create(size, &anew).await?;
+        blob.create(size, &again).await?;
         Ok(Some(claim))
     }
 
-    /// Length of the blob.
+    /// Length of the blob in bytes, with its footer.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
@@ -106,7 +106,7 @@ impl Claim {
         let crc = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes).to_le_bytes();
         let put = || async {
             match self.put(&what, write, &crc).await {
-                // The lease ended while nobody could renew it. It is still ours, unless another process took it.
+                // The lease ended while it could not be renewed. It is still ours, unless another process took it.
                 Err(error) if error.status() == Some(412) => {
                     renew(&self.blob, &self.lease).await?;
                     self.put(&what, write, &crc).await
@@ -133,7 +133,7 @@ impl Claim {
         self.blob.once_within(WRITE, what, put).await.map(drop)
     }
 
-    /// Says that every page is there, and lets others in.
+    /// Marks the blob as complete and ends the lease.
     pub(super) async fn complete(&self) -> Result<(), Error> {
         let metadata = metadata(&self.mark, true);
         let what = format!("complete blob {}", self.blob.name());
@@ -147,14 +147,14 @@ impl Claim {
         Ok(())
     }
 
-    /// Removes what was written.
+    /// Deletes the unfinished blob.
     pub(super) async fn abandon(&self) {
         if let Err(error) = self.blob.delete(Some(&self.lease)).await {
             tracing::warn!("could not {}", Failure::from(error));
         }
     }
 
-    /// An import could not read a blob that is leased.
+    /// Ends the lease, which would keep an import from reading the blob.
     async fn release(&self) {
         let what = format!("release blob {}", self.blob.name());
         let release = || self.blob.client.release_lease(self.lease.clone(), None);
@@ -174,7 +174,7 @@ impl Claim {
     }
 }
 
-/// Creates a blob; false if somebody else just has.
+/// Creates a blob; false if another process just did.
 async fn create_absent(blob: &Blob, size: u64, mark: &Mark) -> Result<bool, Error> {
     let absent = PageBlobClientCreateOptions {
         metadata: Some(metadata(mark, false)),
@@ -187,7 +187,7 @@ async fn create_absent(blob: &Blob, size: u64, mark: &Mark) -> Result<bool, Erro
     }
 }
 
-/// Leases a blob as it was seen, so never a complete one; false if another process has the lease, or has changed it since.
+/// Leases a blob in the state that was seen, so never a complete one; false if another process leased or changed it since.
 async fn acquire(blob: &Blob, lease: &str, etag: Option<Etag>) -> Result<bool, Error> {
     let what = format!("lease blob {}", blob.name());
     let options = || BlobClientAcquireLeaseOptions {
@@ -202,12 +202,12 @@ async fn acquire(blob: &Blob, lease: &str, etag: Option<Etag>) -> Result<bool, E
     }
 }
 
-/// Renews a lease for as long as it is wanted.
+/// Renews a lease until the task is aborted.
 async fn keep(blob: Blob, lease: String) {
     loop {
         tokio::time::sleep(RENEWAL).await;
         if let Err(error) = renew(&blob, &lease).await {
-            // One that is lost shows when something is written.
+            // The next write reports a lost lease.
             tracing::debug!("could not {}", Failure::from(error));
         }
     }

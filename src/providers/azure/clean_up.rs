@@ -1,8 +1,8 @@
-//! The retention policy: which versions go, and why. It is that of the former service, and runs after each new image.
+//! The retention policy: which versions are deleted, and why. It is that of the previous service.
 //!
-//! Versions past their end of life go; of those excluded from latest the newest seven of a definition stay; of Rawhide's
-//! definitions the newest seven stay, whatever they are. Whether a version may be touched at all comes before that: one that
-//! has just been made may not, since somebody is being told of it.
+//! Versions past their end of life are deleted; of those excluded from latest the newest seven of a definition are kept; of
+//! Rawhide's definitions the newest seven are kept, excluded or not. Protected versions come before all that. A new version is
+//! protected because its announcement may still be under way.
 
 use std::collections::BTreeMap;
 
@@ -17,58 +17,54 @@ use crate::base::failure::Failure;
 use crate::base::metrics;
 use crate::providers::contract::{Action, Decision, Retired};
 
-/// How many versions are kept.
+/// Versions kept of each definition.
 const KEPT: usize = 7;
-/// No run removes more than this: what should not have gone must not all be gone at once.
+/// Upper bound on the deletions of one run, so that a mistake does not delete everything at once.
 const MOST: usize = 25;
 /// Azure takes minutes to delete a version with replicas in thirty regions.
 const AT_ONCE: usize = 5;
-/// What another process, or another image's task in this one, has made no longer ago than this has just been made.
+/// Versions younger than this are never deleted, whichever process created them.
 const SETTLED: SignedDuration = SignedDuration::from_hours(24);
-/// What the names of our definitions begin with. The gallery has others, which are not even looked into.
+/// Prefix of the names of our definitions. The gallery has others, which the policy does not read.
 const OURS: &str = "Fedora-Cloud-";
 const RAWHIDE: &str = "Fedora-Cloud-Rawhide-";
 
-/// What the policy is told.
+/// The parameters of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Policy {
-    /// Versions that carry no mark may go too.
+    /// Versions without a mark may be deleted too.
     pub(super) unmarked: bool,
-    /// Now.
+    /// The time that ages are measured at.
     pub(super) now: Timestamp,
 }
 
-/// What becomes of a version.
+/// A version, and the decision about it.
 struct Judged {
     definition: String,
     name: String,
-    goes: bool,
+    is_deleted: bool,
     reason: String,
+    /// The version as it was judged.
+    version: Version,
 }
 
-/// Reads all versions of our definitions, judges them, and removes what is to go, the oldest of each definition first.
-/// `made` are new ones, whatever Azure says of their age.
+/// Reads all versions of our definitions, decides about each, and deletes, the oldest of each definition first.
 ///
 /// # Errors
 ///
-/// A list that could not be read in full. Nothing was removed then.
-pub(super) async fn run(
-    gallery: &Gallery,
-    policy: Policy,
-    made: &[(&str, &str)],
-    dry_run: bool,
-) -> Result<Retired, Failure> {
+/// A list that could not be read in full. Nothing was deleted then.
+pub(super) async fn run(gallery: &Gallery, policy: Policy, dry_run: bool) -> Result<Retired, Failure> {
     let mut judged = Vec::new();
     for (definition, versions) in read(gallery).await? {
-        judged.extend(policy.judge(&definition, &versions, made));
+        judged.extend(policy.judge(&definition, &versions));
     }
-    let mut going = 0;
+    let mut deletions = 0;
     let mut work = Vec::new();
     for judged in judged {
-        going += usize::from(judged.goes);
-        let in_turn = going <= MOST;
+        deletions += usize::from(judged.is_deleted);
+        let in_turn = deletions <= MOST;
         work.push(async move {
-            let action = match (judged.goes, in_turn) {
+            let action = match (judged.is_deleted, in_turn) {
                 (false, _) => Action::Stays,
                 (true, false) => Action::GoesLater,
                 (true, true) if dry_run => Action::Goes,
@@ -85,7 +81,7 @@ pub(super) async fn run(
     Ok(Retired { decisions })
 }
 
-/// Every version of every definition of ours.
+/// All versions of our definitions, by definition.
 async fn read(gallery: &Gallery) -> Result<BTreeMap<String, Vec<Version>>, Error> {
     let mut found = BTreeMap::new();
     if gallery.look().await?.is_none() {
@@ -118,7 +114,17 @@ async fn remove(gallery: &Gallery, judged: &Judged) -> Action {
         definition: &judged.definition,
         version: &judged.name,
     };
-    match slot.delete().await {
+    let deleted = async {
+        // The version may have been promoted or tagged since the list was read.
+        match slot.look().await? {
+            Some(found) if found.is_deletable_as(&judged.version) => slot.delete().await,
+            Some(_) => Err(Error::Changed {
+                what: format!("delete {}", slot.name()),
+            }),
+            None => Ok(()),
+        }
+    };
+    match deleted.await {
         Ok(()) => {
             tracing::info!("retired {}: {}", slot.name(), judged.reason);
             metrics::retired();
@@ -129,26 +135,26 @@ async fn remove(gallery: &Gallery, judged: &Judged) -> Action {
 }
 
 impl Policy {
-    /// Judges the versions of a definition, the oldest first.
-    fn judge(&self, definition: &str, versions: &[Version], made: &[(&str, &str)]) -> Vec<Judged> {
+    /// Decides about the versions of a definition, the oldest first.
+    fn judge(&self, definition: &str, versions: &[Version]) -> Vec<Judged> {
         let mut ordered: Vec<(Option<[u32; 3]>, &Version)> = versions
             .iter()
             .map(|version| (numbers(&version.name), version))
             .collect();
         ordered.sort_by(|one, other| one.0.cmp(&other.0).then_with(|| one.1.name.cmp(&other.1.name)));
         let rawhide = definition.starts_with(RAWHIDE);
-        // Of those that count, how many newer ones there are.
+        // The number of newer versions that count.
         let mut newer = 0;
         let mut judged: Vec<Judged> = ordered
             .iter()
             .rev()
             .map(|(numbers, version)| {
-                let is_made = made.contains(&(definition, version.name.as_str())) || self.is_new(version);
-                let past = version.end_of_life().filter(|end| *end < self.now && !is_made);
+                let is_new = self.is_new(version);
+                let past = version.end_of_life().filter(|end| *end < self.now && !is_new);
                 let counted = past.is_none() && (rawhide || version.is_excluded());
                 let rank = newer;
                 newer += usize::from(counted);
-                let (goes, reason) = if let Some(reason) = self.protects(version, numbers.is_none(), is_made) {
+                let (is_deleted, reason) = if let Some(reason) = self.protects(version, numbers.is_none(), is_new) {
                     (false, reason)
                 } else if let Some(end) = past {
                     (true, format!("past its end of life, {}", end.strftime("%Y-%m-%d")))
@@ -162,8 +168,9 @@ impl Policy {
                 Judged {
                     definition: definition.to_owned(),
                     name: version.name.clone(),
-                    goes,
+                    is_deleted,
                     reason,
+                    version: (*version).clone(),
                 }
             })
             .collect();
@@ -172,24 +179,26 @@ impl Policy {
     }
 
     fn is_new(&self, version: &Version) -> bool {
-        version
-            .published()
-            .is_some_and(|published| self.now.duration_since(published) < SETTLED)
+        match version.published() {
+            Ok(published) => published.is_some_and(|published| self.now.duration_since(published) < SETTLED),
+            // A time that cannot be read is no proof of age.
+            Err(_) => true,
+        }
     }
 
-    /// Why a version stays, whatever its age.
-    fn protects(&self, version: &Version, is_odd: bool, is_made: bool) -> Option<String> {
-        if is_made {
-            return Some("it has just been made".to_owned());
+    /// Why a version is kept, whatever its age.
+    fn protects(&self, version: &Version, is_odd: bool, is_new: bool) -> Option<String> {
+        if is_new {
+            return Some("it is less than a day old".to_owned());
         }
         if let Some(reason) = version.hands_off() {
-            return Some(reason);
+            return Some(reason.to_string());
         }
         if version.is_busy() {
-            return Some("it is being made, changed, or deleted".to_owned());
+            return Some("Azure is creating, changing, or deleting it".to_owned());
         }
         if is_odd {
-            return Some("its name is not three integers, so nobody can say how old it is".to_owned());
+            return Some("its name is not three integers, so its order is unknown".to_owned());
         }
         if version.mark().is_none() && !self.unmarked {
             return Some("it has no mark of this program (see clean_up_unmarked)".to_owned());
@@ -202,7 +211,7 @@ fn of_what(rawhide: bool) -> &'static str {
     if rawhide { "of Rawhide" } else { "excluded from latest" }
 }
 
-/// The three integers of a version's name, which order versions as Azure does.
+/// The three integers of a version's name, by which Azure orders versions.
 fn numbers(name: &str) -> Option<[u32; 3]> {
     let numbers: Option<Vec<u32>> = name.split('.').map(|number| number.parse().ok()).collect();
     numbers?.try_into().ok()
@@ -237,13 +246,13 @@ mod tests {
         Version::new(name.to_owned(), document)
     }
 
-    /// The names of what goes.
-    fn gone(policy: Policy, definition: &str, versions: &[Version], made: &[(&str, &str)]) -> Vec<String> {
-        let judged = policy.judge(definition, versions, made);
-        assert_eq!(judged.len(), versions.len(), "each is told of");
+    /// The names of the versions that are deleted.
+    fn deleted(policy: Policy, definition: &str, versions: &[Version]) -> Vec<String> {
+        let judged = policy.judge(definition, versions);
+        assert_eq!(judged.len(), versions.len(), "each has a decision");
         judged
             .into_iter()
-            .filter(|judged| judged.goes)
+            .filter(|judged| judged.is_deleted)
             .map(|judged| judged.name)
             .collect()
     }
@@ -258,35 +267,35 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_seven_of_the_excluded_stay() {
-        assert!(gone(policy(false), STABLE, &days(7, |_| true), &[]).is_empty());
+    fn the_newest_seven_excluded_versions_are_kept() {
+        assert!(deleted(policy(false), STABLE, &days(7, |_| true)).is_empty());
         assert_eq!(
-            gone(policy(false), STABLE, &days(9, |_| true), &[]),
+            deleted(policy(false), STABLE, &days(9, |_| true)),
             ["43.20251001.0", "43.20251002.0"]
         );
-        // Promoted ones stay, and do not count.
+        // Promoted versions are kept, and do not count.
         let odd = days(20, |day| day % 2 == 1);
         assert_eq!(
-            gone(policy(false), STABLE, &odd, &[]),
+            deleted(policy(false), STABLE, &odd),
             ["43.20251001.0", "43.20251003.0", "43.20251005.0"]
         );
-        assert!(gone(policy(false), STABLE, &days(30, |_| false), &[]).is_empty());
+        assert!(deleted(policy(false), STABLE, &days(30, |_| false)).is_empty());
     }
 
     #[test]
-    fn of_rawhide_the_newest_seven_stay_whatever_they_are() {
+    fn the_newest_seven_versions_of_rawhide_are_kept() {
         let mixed = days(9, |day| day % 2 == 1);
         assert_eq!(
-            gone(policy(false), RAWHIDE_ARM, &mixed, &[]),
+            deleted(policy(false), RAWHIDE_ARM, &mixed),
             ["43.20251001.0", "43.20251002.0"]
         );
     }
 
     #[test]
-    fn versions_are_ordered_as_numbers() {
+    fn versions_are_ordered_by_number() {
         let names = ["43.20251001.10", "43.20251001.9", "9.20251001.0", "43.20251001.100"];
         let versions: Vec<_> = names.iter().map(|name| version(name, ours(), true, YOUNG)).collect();
-        let judged = policy(false).judge(STABLE, &versions, &[]);
+        let judged = policy(false).judge(STABLE, &versions);
         let ordered: Vec<_> = judged.iter().map(|judged| judged.name.as_str()).collect();
         assert_eq!(
             ordered,
@@ -295,30 +304,24 @@ mod tests {
     }
 
     #[test]
-    fn past_its_end_of_life_a_version_goes_and_does_not_count() {
+    fn a_version_past_its_end_of_life_is_deleted_and_does_not_count() {
         let mut versions = days(7, |_| true);
         versions.push(version("43.20251020.0", ours(), true, OLD));
         versions.push(version("43.20251021.0", ours(), false, OLD));
         assert_eq!(
-            gone(policy(false), STABLE, &versions, &[]),
+            deleted(policy(false), STABLE, &versions),
             ["43.20251020.0", "43.20251021.0"]
         );
-        // The one just made stays and counts.
-        let made = [(STABLE, "43.20251020.0")];
-        assert_eq!(
-            gone(policy(false), STABLE, &versions, &made),
-            ["43.20251001.0", "43.20251021.0"]
-        );
-        let elsewhere = [("Fedora-Cloud-43-Arm64", "43.20251020.0")];
-        assert_eq!(gone(policy(false), STABLE, &versions, &elsewhere).len(), 2);
     }
 
     #[test]
-    fn what_was_made_within_a_day_stays_and_counts() {
-        for (published, gone_names) in [
+    fn a_version_created_within_a_day_is_kept_and_counts() {
+        for (published, expected) in [
             ("2025-11-01T11:00:00Z", &["43.20251001.0"][..]),
             ("2025-10-31T13:00:00Z", &["43.20251001.0"]),
             ("2025-10-31T11:00:00Z", &["43.20251020.0"]),
+            ("2025-11-01T11:00:00.1234567", &["43.20251001.0"]),
+            ("an hour ago", &["43.20251001.0"]),
             ("", &["43.20251020.0"]),
         ] {
             let mut versions = days(7, |_| true);
@@ -327,12 +330,12 @@ mod tests {
                 "publishingProfile": {"excludeFromLatest": true, "endOfLifeDate": OLD, "publishedDate": published},
             }});
             versions.push(Version::new("43.20251020.0".to_owned(), document));
-            assert_eq!(gone(policy(false), STABLE, &versions, &[]), gone_names, "{published:?}");
+            assert_eq!(deleted(policy(false), STABLE, &versions), expected, "{published:?}");
         }
     }
 
     #[test]
-    fn what_is_not_ours_is_not_touched() {
+    fn protected_versions_are_kept() {
         let mut busy = version("43.20251001.0", ours(), true, OLD);
         busy = Version::new(
             busy.name,
@@ -341,7 +344,7 @@ mod tests {
             }}),
         );
         let mut never = ours();
-        never["delete"] = json!("never");
+        never["Delete"] = json!("NEVER");
         let table = [
             (
                 version("43.20251001.0", json!({"owner": "CoreOS"}), true, OLD),
@@ -369,7 +372,7 @@ mod tests {
                 "no mark",
             ),
             (version("latest", ours(), true, OLD), [false, false], "three integers"),
-            (busy, [false, false], "being made"),
+            (busy, [false, false], "Azure is creating"),
             (
                 version("43.20251001.0", ours(), true, OLD),
                 [true, true],
@@ -377,16 +380,14 @@ mod tests {
             ),
             (version("43.20251001.0", ours(), true, ""), [false, false], "newest 7"),
         ];
-        for (version, goes, reason) in table {
-            for (unmarked, goes) in [false, true].into_iter().zip(goes) {
-                let judged = policy(unmarked)
-                    .judge(STABLE, std::slice::from_ref(&version), &[])
-                    .remove(0);
-                assert_eq!(judged.goes, goes, "{version:?} {unmarked}");
-                if unmarked == goes || !unmarked {
+        for (version, expected, reason) in table {
+            for (unmarked, expected) in [false, true].into_iter().zip(expected) {
+                let judged = policy(unmarked).judge(STABLE, std::slice::from_ref(&version)).remove(0);
+                assert_eq!(judged.is_deleted, expected, "{version:?} {unmarked}");
+                if unmarked == expected || !unmarked {
                     assert!(!judged.reason.is_empty());
                 }
-                if !goes && !unmarked {
+                if !expected && !unmarked {
                     assert!(judged.reason.contains(reason), "{reason}: {}", judged.reason);
                 }
             }

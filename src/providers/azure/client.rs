@@ -1,6 +1,7 @@
 //! A small client for Azure Resource Manager: documents, lists, and
 //! [operations that take long](https://learn.microsoft.com/azure/azure-resource-manager/management/async-operations).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,17 +17,17 @@ use crate::base::http;
 use crate::base::retry::Policy;
 use crate::providers::poll::Pace;
 
-/// The version of the gallery API that bodies are written in.
+/// The version of the gallery API that request bodies follow.
 pub(super) const API_VERSION: &str = "2023-07-03";
 /// A list of gallery versions has a few kB for each of them.
 const LIMIT: usize = 64 << 20;
-/// How long a gallery or a definition may take. It takes seconds, and other images wait for it.
-pub(super) const MAKING: Duration = Duration::from_secs(10 * 60);
-/// How long anything about a version may take. Thirty regions take up to two and a half hours; what takes longer than this
-/// has got stuck, and is looked for again in the next round.
+/// Limit for creating a gallery or a definition. It takes seconds, and other images wait for it.
+pub(super) const CREATION: Duration = Duration::from_secs(10 * 60);
+/// Limit for any operation on a version. Thirty regions take up to two and a half hours; an operation that takes longer than
+/// this is stuck, and the next round looks at the version again.
 pub(super) const REPLICATION: Duration = Duration::from_secs(4 * 60 * 60);
 
-/// Resource Manager.
+/// A client of Resource Manager with our identity.
 #[derive(Debug)]
 pub(super) struct ResourceManager {
     http: Client,
@@ -34,13 +35,13 @@ pub(super) struct ResourceManager {
     identity: Arc<Identity>,
 }
 
-/// Where to see how an operation goes on.
+/// The addresses that report on a running operation.
 #[derive(Debug)]
 pub(super) struct Operation {
     what: String,
-    /// Says how it is going, with the error if it failed.
+    /// Answers with a status, and with the error if the operation failed.
     status: Option<Url>,
-    /// Answers 202 until it has ended.
+    /// Answers 202 until the operation has ended.
     location: Option<Url>,
     after: Option<Duration>,
 }
@@ -48,7 +49,21 @@ pub(super) struct Operation {
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
+    /// Null where there is none, or none in JSON.
     body: Value,
+}
+
+impl Answer {
+    /// The document that was asked for. A success without one is not taken for anything.
+    fn document(self, what: &str) -> Result<Value, Error> {
+        if self.body.is_object() {
+            return Ok(self.body);
+        }
+        Err(Error::odd(
+            what,
+            &format!("{} without a document", self.status.as_u16()),
+        ))
+    }
 }
 
 impl ResourceManager {
@@ -60,25 +75,35 @@ impl ResourceManager {
         }
     }
 
-    /// A document, if it is there.
+    /// A document, if it exists.
     pub(super) async fn get(&self, what: &str, path: &str, query: &[(&str, &str)]) -> Result<Option<Value>, Error> {
         let url = self.url(path, query);
-        let get = || self.call_if_there(what, Method::GET, &url);
-        let found = Policy::CALL.run("azure get", Error::class, get).await?;
-        Ok(found.map(|answer| answer.body))
+        let get = || async {
+            let answer = self.call_if_there(what, Method::GET, &url).await?;
+            answer.map(|answer| answer.document(what)).transpose()
+        };
+        Policy::CALL.run("azure get", Error::class, get).await
     }
 
-    /// All elements of a list. An error of any page is one of the whole.
+    /// All elements of a list. A page may have none, and still lead to more. An error of any page is one of the whole.
     pub(super) async fn list(&self, what: &str, path: &str) -> Result<Vec<Value>, Error> {
         let mut elements = Vec::new();
         let mut next = Some(self.url(path, &[]));
+        let mut seen = HashSet::new();
         while let Some(url) = next {
-            let page = || self.call(what, Method::GET, url.clone(), None);
-            let page = Policy::CALL.run("azure list", Error::class, page).await?.body;
-            let Some(Value::Array(value)) = page.get("value") else {
-                return Err(Error::odd(what, "a list without a value"));
+            if !seen.insert(url.clone()) {
+                return Err(Error::odd(what, "a list whose pages lead back to one another"));
+            }
+            let page = || async {
+                let page = self.call(what, Method::GET, url.clone(), None).await?;
+                page.document(what)
             };
-            elements.extend(value.iter().cloned());
+            let page = Policy::CALL.run("azure list", Error::class, page).await?;
+            match page.get("value") {
+                Some(Value::Array(value)) => elements.extend(value.iter().cloned()),
+                None | Some(Value::Null) => {}
+                Some(_) => return Err(Error::odd(what, "a list whose value is no list")),
+            }
             next = match page.get("nextLink").and_then(Value::as_str) {
                 Some(link) if !link.is_empty() => Some(self.ours(what, link)?),
                 _ => None,
@@ -87,15 +112,15 @@ impl ResourceManager {
         Ok(elements)
     }
 
-    /// Puts a document: one try.
+    /// Puts a document, once.
     pub(super) async fn put(&self, what: &str, path: &str, body: &Value) -> Result<Operation, Error> {
         let answer = self.call(what, Method::PUT, self.url(path, &[]), Some(body)).await?;
         self.operation(what, &answer.headers)
     }
 
-    /// Puts a document until it is there. An answer that was lost, and somebody who was faster, are settled by looking:
-    /// `will_do` says whether that is it, and no operation is known then, or fails if `body` must not be put over it.
-    pub(super) async fn make(
+    /// Puts a document until it exists. After a lost answer or a conflict, a look settles the outcome: `will_do` accepts what
+    /// was found (no operation is known then), or fails if `body` must not overwrite it.
+    pub(super) async fn ensure(
         &self,
         what: &str,
         path: &str,
@@ -111,7 +136,7 @@ impl ResourceManager {
             let Some(wait) = waits.after(error.class()) else {
                 return Err(error);
             };
-            tracing::debug!(%error, wait_ms = wait.as_millis(), "looking whether it happened all the same");
+            tracing::debug!(%error, wait_ms = wait.as_millis(), "reading whether the lost request took effect");
             tokio::time::sleep(wait).await;
             if will_do(self.get(what, path, &[]).await?)? {
                 return Ok(None);
@@ -119,7 +144,7 @@ impl ResourceManager {
         }
     }
 
-    /// Deletes a document and waits for that. One that is not there is no error.
+    /// Deletes a document and waits for the end of the deletion. A missing document is no error.
     pub(super) async fn delete(&self, what: &str, path: &str) -> Result<(), Error> {
         let url = self.url(path, &[]);
         let delete = || self.call_if_there(what, Method::DELETE, &url);
@@ -132,7 +157,7 @@ impl ResourceManager {
         }
     }
 
-    /// Waits for the end of an operation. One that Azure has forgotten has ended; what it left must be looked at in any
+    /// Waits for the end of an operation. An operation that Azure has forgotten has ended. The caller reads the result in any
     /// case.
     pub(super) async fn finish(&self, operation: Operation, mut pace: Pace) -> Result<(), Error> {
         let Operation {
@@ -150,7 +175,7 @@ impl ResourceManager {
             pace.pause(&what, after).await?;
             let look = || async {
                 match self.call_if_there(&what, Method::GET, &url).await {
-                    // A refusal is how the second form tells of a failure.
+                    // The `Location` form reports a failure as a refusal.
                     Err(error) if !says_status && is_outcome(&error) => Ok(Err(error)),
                     answer => answer.map(Ok),
                 }
@@ -158,17 +183,16 @@ impl ResourceManager {
             let answer = Policy::CALL.run("azure operation", Error::class, look).await??;
             let Some(answer) = answer else { return Ok(()) };
             after = http::retry_after(&answer.headers);
-            if !says_status {
-                match answer.status {
-                    StatusCode::ACCEPTED => continue,
-                    _ => return Ok(()),
-                }
-            }
-            match answer.body["status"].as_str() {
-                Some("Succeeded") => return Ok(()),
-                Some("Failed" | "Canceled") => return Err(Error::operation(&what, &answer.body["error"])),
+            let is_accepted = answer.status == StatusCode::ACCEPTED;
+            let status = answer.body["status"].as_str().filter(|_| says_status);
+            match status.map(str::to_lowercase).as_deref() {
+                Some("succeeded") => return Ok(()),
+                Some("failed" | "canceled") => return Err(Error::operation(&what, &answer.body["error"])),
+                // Every other status is one on the way.
                 Some(_) => {}
-                None => return Err(Error::odd(&what, "an operation without a status")),
+                None if is_accepted => {}
+                // Its result tells more than an operation without a status.
+                None => return Ok(()),
             }
         }
     }
@@ -194,7 +218,7 @@ impl ResourceManager {
         {
             let mut pairs = url.query_pairs_mut();
             pairs.clear();
-            // Other services behind the same door have versions of their own.
+            // Other services at the same endpoint have API versions of their own.
             if !query.iter().any(|(name, _)| *name == "api-version") {
                 pairs.append_pair("api-version", API_VERSION);
             }
@@ -203,15 +227,15 @@ impl ResourceManager {
         url
     }
 
-    /// A link in an answer. Our token goes nowhere else.
+    /// A link in an answer. Our token is sent to no other server.
     fn ours(&self, what: &str, link: &str) -> Result<Url, Error> {
-        match Url::parse(link) {
+        match self.endpoint.join(link) {
             Ok(url) if url.origin() == self.endpoint.origin() => Ok(url),
             Ok(_) | Err(_) => Err(Error::odd(what, "a link to another server")),
         }
     }
 
-    /// One call about something that may be missing.
+    /// One call about a resource that may be missing.
     async fn call_if_there(&self, what: &str, method: Method, url: &Url) -> Result<Option<Answer>, Error> {
         match self.call(what, method, url.clone(), None).await {
             Err(error) if error.status() == Some(404) && error.class() != Class::Everything => Ok(None),
@@ -245,16 +269,13 @@ impl ResourceManager {
                 let body = serde_json::from_slice(&body).unwrap_or_default();
                 return Err(Error::refused(what, status.as_u16(), &body, after));
             }
-            let body = match &body[..] {
-                [] => Value::Null,
-                body => serde_json::from_slice(body).map_err(|_| Error::odd(what, "something that is not JSON"))?,
-            };
+            let body = serde_json::from_slice(&body).unwrap_or_default();
             return Ok(Answer { status, headers, body });
         }
     }
 }
 
-/// Whether an error is the operation's own, and not one of looking at it.
+/// The error is the operation's own, not one of reading its state.
 fn is_outcome(error: &Error) -> bool {
     matches!(error.status(), Some(400 | 402 | 409..=412 | 422))
 }

@@ -1,4 +1,4 @@
-//! Azure's refusals, and what can be done about them.
+//! Azure's refusals, and the decisions that follow from them.
 
 use std::time::Duration;
 
@@ -8,14 +8,15 @@ use serde_json::Value;
 use crate::base::failure::{Class, Classified, quote, reason};
 use crate::base::http;
 use crate::providers::call::CallError;
+use crate::providers::ownership::HandsOff;
 
 /// The service in errors.
 const SERVICE: &str = "Azure";
 
-/// Azure does not do what it is asked, or an image is not what Azure takes.
+/// A call to Azure failed, or Azure does not accept an image.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// The environment lacks something.
+    /// The environment lacks a credential.
     #[error("find credentials: {0}")]
     Credentials(String),
     /// The federated token cannot be read.
@@ -23,44 +24,46 @@ pub(super) enum Error {
     TokenFile {
         /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// Nobody knows us, or not any more.
+    /// The authority refused the application's credentials.
     #[error("get a token for client {client}: {said}{advice}")]
     Identity {
-        /// Who we say we are.
+        /// The application's id.
         client: String,
-        /// What the authority said.
+        /// The authority's reason.
         said: String,
-        /// What an operator can do.
+        /// Advice to the operator.
         advice: &'static str,
         /// Its HTTP status.
         status: u16,
+        /// The pause that it asks for.
+        after: Option<Duration>,
     },
     /// A call that failed.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// Somebody else was there in the middle of it.
-    #[error("{what}: somebody has changed it meanwhile")]
+    /// Another client changed the resource between our read and our write.
+    #[error("{what}: another client changed it in the meantime")]
     Changed {
-        /// What was asked for.
+        /// The call, as words after "failed to".
         what: String,
     },
-    /// Replicas could not be made in a region.
+    /// Replication to a region failed.
     #[error("replicate {name} to {region}: {said}")]
     Region {
         /// The version.
         name: String,
         /// The region.
         region: String,
-        /// What Azure says of it.
+        /// Azure's reason.
         said: String,
     },
-    /// Replicas are being made in a region for longer than ever.
+    /// Replication to a region has not ended within the limit.
     #[error(
-        "replicate {name} to {region}: Azure is at work on it since {} and takes no change until that is over; look at \
-         the version there, and repair the region then",
+        "replicate {name} to {region}: Azure has been updating this version for {} and rejects changes until it finishes; \
+         repair the region after that",
         humantime::format_duration(*limit)
     )]
     Stuck {
@@ -68,12 +71,12 @@ pub(super) enum Error {
         name: String,
         /// The region.
         region: String,
-        /// How long it was waited.
+        /// The limit.
         limit: Duration,
     },
-    /// Somebody else's content.
+    /// The version exists with other content.
     #[error(
-        "publish {name}: it is there already with another content: made of {found}, and now of {expected}; delete that \
+        "publish {name}: it already exists with different content (SHA-256 {found}, expected {expected}); delete that \
          version first if it is wrong"
     )]
     Taken {
@@ -84,43 +87,51 @@ pub(super) enum Error {
         /// The digest of what should be.
         expected: String,
     },
-    /// Somebody else's version.
-    #[error("publish {name}: it is there already and belongs to {owner}")]
+    /// The version exists and has another owner.
+    #[error("publish {name}: it already exists and belongs to {owner}")]
     Owned {
         /// The version.
         name: String,
-        /// Who looks after it.
+        /// The owner that its tags name.
         owner: String,
     },
-    /// What is left of somebody's attempt.
+    /// The version exists and must not be changed.
+    #[error("complete {name} in its regions: {reason}, so it is left as it is")]
+    HandsOff {
+        /// The version.
+        name: String,
+        /// The tag or the owner that forbids the change.
+        reason: HandsOff,
+    },
+    /// The version exists, failed everywhere, and is not ours to delete.
     #[error(
-        "publish {0}: it is there already, has failed in every region, and was not made by this program; delete it first"
+        "publish {0}: it already exists, failed in every region, and was not created by this program; delete it first"
     )]
     Ruined(String),
-    /// Attributes that nobody can change any more.
+    /// The definition's fixed attributes do not fit the image.
     #[error(
-        "use image definition {definition}: {differences}; these attributes are fixed, so delete it with its versions, and \
-         it is made anew"
+        "use image definition {definition}: {differences}; Azure cannot change these attributes: delete the definition \
+         with its versions, and the next image creates it again"
     )]
     Definition {
         /// The definition.
         definition: String,
-        /// What is different.
+        /// Each attribute that does not fit.
         differences: String,
     },
-    /// Another process writes the blob.
+    /// Another process holds the blob's lease.
     #[error("write blob {0}: another process is writing it, or was until a moment ago")]
     Busy(String),
-    /// Not a disk that Azure takes.
+    /// The image is not a disk that Azure accepts.
     #[error("use {path} as a fixed VHD: {reason}")]
     Vhd {
         /// The image.
         path: String,
-        /// What is wrong.
+        /// The fault of the disk.
         reason: String,
     },
-    /// Never seen: the selection knows the provider.
-    #[error("publish {0} to a gallery: it is no gallery version")]
+    /// A deliverable of another provider; the selection never yields one.
+    #[error("publish {0} to a gallery: it is not a gallery version")]
     NotAVersion(String),
 }
 
@@ -177,7 +188,7 @@ impl Error {
         })
     }
 
-    /// From an operation that ended badly.
+    /// From an operation that failed.
     pub(super) fn operation(what: &str, error: &Value) -> Self {
         let (code, said) = code_and_words(error);
         Self::Call(CallError::Operation {
@@ -192,7 +203,7 @@ impl Error {
         })
     }
 
-    /// From the storage client.
+    /// From an error of the storage client.
     pub(super) fn storage(what: &str, error: azure_core::Error) -> Self {
         let refusal = match error.kind() {
             ErrorKind::HttpResponse {
@@ -205,7 +216,7 @@ impl Error {
                 let after = headers.and_then(|headers| headers.get_optional_string(&"retry-after".into()));
                 let code = error_code.clone().unwrap_or_default();
                 let advice = match (status, code.as_str()) {
-                    (_, "ContainerNotFound") => "; make the container, or correct storage_container_name",
+                    (_, "ContainerNotFound") => "; create the container, or correct storage_container_name",
                     // Not the role: https://learn.microsoft.com/troubleshoot/azure/azure-storage/blobs/alerts/storage-troubleshoot-403-errors
                     (403, "AuthorizationFailure") => {
                         "; the storage account's network rules or settings keep this machine out"
@@ -258,11 +269,12 @@ impl Classified for Error {
         match self {
             Self::Credentials(_) | Self::TokenFile { .. } => Class::Everything,
             Self::Identity { status: 400..=403, .. } => Class::Everything,
-            Self::Identity { .. } => Class::TRANSIENT,
+            Self::Identity { after, .. } => Class::Transient { after: *after },
             Self::Call(call) => call.class(),
             Self::Changed { .. } | Self::Region { .. } | Self::Busy(_) => Class::TRANSIENT,
             Self::Taken { .. }
             | Self::Owned { .. }
+            | Self::HandsOff { .. }
             | Self::Ruined(_)
             | Self::Stuck { .. }
             | Self::Definition { .. }
@@ -275,7 +287,7 @@ impl Classified for Error {
 /// The class of a refusal.
 fn class_of_refusal(status: u16, code: &str, after: Option<Duration>) -> Class {
     match (status, code) {
-        // Nothing of ours exists without these, and the program makes none of them.
+        // The program depends on these and creates none of them.
         (
             _,
             "ResourceGroupNotFound"
@@ -286,15 +298,15 @@ fn class_of_refusal(status: u16, code: &str, after: Option<Duration>) -> Class {
             | "AccountIsDisabled",
         ) => Class::Everything,
         (409, "PropertyChangeNotAllowed") => Class::Deliverable,
-        // Another operation is going on, or one that has ended is not forgotten yet; a parent that was made a moment ago
-        // is not known everywhere; a lease has changed hands.
+        // Another operation is running, or has just ended; a parent that was just created is not known everywhere yet; a
+        // lease changed hands.
         (404 | 409 | 412, _) => Class::Transient { after },
         _ => Class::of_status(status, after),
     }
 }
 
-/// Whether an operation that failed so will fail again. Others are trouble inside Azure, such as a failed allocation of
-/// storage.
+/// An operation that failed with this code will fail again. Other codes stand for trouble inside Azure, such as a failed
+/// allocation of storage.
 fn is_lasting(code: &str) -> bool {
     let lasting = [
         "Invalid",
@@ -307,7 +319,7 @@ fn is_lasting(code: &str) -> bool {
     lasting.iter().any(|start| code.starts_with(start)) || code.ends_with("NotFound") || code == "QuotaExceeded"
 }
 
-/// The code of an error object, and its words after a colon, in bounds and in one line.
+/// The code of an error object, and its message after a colon, bounded and in one line.
 fn code_and_words(error: &Value) -> (String, String) {
     let code = error["code"].as_str().unwrap_or("without a code").to_owned();
     (quote(&code), reason(error["message"].as_str().unwrap_or_default()))
@@ -320,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn azure_is_quoted_in_bounds() {
+    fn quotes_of_azure_are_bounded() {
         let body = json!({"error": {"code": "Conflict", "message": "not\r\nnow ".repeat(500)}});
         let text = Error::refused("put it", 409, &body, None).to_string();
         assert!(
@@ -333,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_have_classes() {
+    fn refusals_are_classified_by_status_and_code() {
         let after = Some(Duration::from_secs(7));
         for (status, code, expected) in [
             (409, "Conflict", Class::TRANSIENT),

@@ -1,27 +1,27 @@
-//! The gallery and its image definitions: made when missing, never changed.
+//! The gallery and its image definitions: created when missing, never changed.
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::client::{MAKING, ResourceManager};
+use super::client::{CREATION, ResourceManager};
 use super::error::Error;
 use crate::config::azure::Azure;
 use crate::model::mark::OWNER;
 use crate::providers::poll::Pace;
 
-/// Publisher and offer of definitions; with the definition's name as the third part they are unique in a gallery.
+/// Publisher and offer of definitions. Together with the definition's name they must be unique in a gallery.
 const PUBLISHER: &str = "Fedora";
 const OFFER: &str = "Fedora-Cloud";
-/// What a virtual machine of this image may be
+/// The features of virtual machines that these images support
 /// ([features](https://learn.microsoft.com/azure/virtual-machines/trusted-launch-portal#trusted-launch-supported-images)).
 /// Disk controllers other than SCSI need generation 2.
 const FEATURES: [(&str, &str); 2] = [
     ("SecurityType", "TrustedLaunchSupported"),
     ("DiskControllerTypes", "SCSI,NVMe"),
 ];
-/// The security types that a plain VHD can be imported under.
+/// The security types that accept an import from a plain VHD.
 const SECURITY_TYPES: [&str; 4] = [
     "Standard",
     "TrustedLaunchSupported",
@@ -29,15 +29,15 @@ const SECURITY_TYPES: [&str; 4] = [
     "TrustedLaunchAndConfidentialVmSupported",
 ];
 
-/// The configured gallery.
+/// The configured gallery; the first image creates it if it is missing.
 #[derive(Debug)]
 pub(super) struct Gallery {
     arm: Arc<ResourceManager>,
     path: String,
     location: String,
     description: String,
-    /// One task at a time makes what is missing.
-    making: Mutex<()>,
+    /// Held while a task creates the gallery or a definition.
+    creating: Mutex<()>,
 }
 
 impl Gallery {
@@ -48,7 +48,7 @@ impl Gallery {
             path: format!("{group}/providers/Microsoft.Compute/galleries/{}", section.gallery_name),
             location: section.location.clone(),
             description: section.gallery_description.clone(),
-            making: Mutex::default(),
+            creating: Mutex::default(),
         }
     }
 
@@ -64,9 +64,9 @@ impl Gallery {
         format!("{}/versions/{version}", self.definition_path(definition))
     }
 
-    /// The gallery's document, if it is there.
+    /// The gallery's document, if it exists.
     pub(super) async fn look(&self) -> Result<Option<Value>, Error> {
-        self.arm.get("look at the gallery", &self.path, &[]).await
+        self.arm.get("read the gallery", &self.path, &[]).await
     }
 
     /// All definitions of the gallery.
@@ -75,8 +75,8 @@ impl Gallery {
         self.arm.list("list the image definitions of the gallery", &path).await
     }
 
-    /// Under which name everybody can see the gallery, where it is
-    /// [shared so](https://learn.microsoft.com/azure/virtual-machines/share-gallery-community).
+    /// The gallery's public name, where it is
+    /// [shared with the community](https://learn.microsoft.com/azure/virtual-machines/share-gallery-community).
     pub(super) async fn community_name(&self) -> Result<Option<String>, Error> {
         let gallery = self.look().await?.unwrap_or_default();
         let sharing = &gallery["properties"]["sharingProfile"];
@@ -87,11 +87,11 @@ impl Gallery {
         Ok(name.filter(|_| shared).map(str::to_owned))
     }
 
-    /// Makes the gallery and the definition that are missing.
+    /// Creates the gallery and the definition if they are missing.
     pub(super) async fn prepare(&self, definition: &str, arch: &str) -> Result<(), Error> {
-        let _making = self.making.lock().await;
+        let _creating = self.creating.lock().await;
         let path = self.definition_path(definition);
-        let what = format!("look at image definition {definition}");
+        let what = format!("read image definition {definition}");
         let found = match self.arm.get(&what, &path, &[]).await? {
             Some(found) => found,
             None => {
@@ -101,10 +101,10 @@ impl Gallery {
                         "tags": {"owner": OWNER},
                         "properties": {"description": self.description},
                     });
-                    self.make("make the gallery", &self.path, &body).await?;
+                    self.create("create the gallery", &self.path, &body).await?;
                 }
-                let what = format!("make image definition {definition}");
-                self.make(&what, &path, &self.definition(definition, arch)).await?
+                let what = format!("create image definition {definition}");
+                self.create(&what, &path, &self.definition(definition, arch)).await?
             }
         };
         let differences = differences(&found, arch);
@@ -118,23 +118,27 @@ impl Gallery {
     }
 
     /// Puts a document and waits until it can be used.
-    async fn make(&self, what: &str, path: &str, body: &Value) -> Result<Value, Error> {
-        let operation = self.arm.make(what, path, body, |found| Ok(found.is_some())).await?;
-        let mut pace = Pace::within(MAKING);
+    async fn create(&self, what: &str, path: &str, body: &Value) -> Result<Value, Error> {
+        let operation = self.arm.ensure(what, path, body, |found| Ok(found.is_some())).await?;
+        let mut pace = Pace::within(CREATION);
         if let Some(operation) = operation {
             self.arm.finish(operation, pace).await?;
         }
         loop {
-            let found = self.arm.get(what, path, &[]).await?.unwrap_or_default();
-            match found["properties"]["provisioningState"].as_str() {
-                Some("Succeeded") => {
-                    tracing::info!("done: {what}");
-                    return Ok(found);
+            // A new resource may not be visible at once.
+            if let Some(found) = self.arm.get(what, path, &[]).await? {
+                let state = found["properties"]["provisioningState"].as_str();
+                match state.map(str::to_lowercase).as_deref() {
+                    // A document without a state describes something that exists.
+                    Some("succeeded" | "") | None => {
+                        tracing::info!("done: {what}");
+                        return Ok(found);
+                    }
+                    Some("failed" | "canceled") => return Err(Error::odd(what, "a resource that failed")),
+                    Some(_) => {}
                 }
-                Some("Failed" | "Canceled") => return Err(Error::odd(what, "something that failed")),
-                // Where it was made is not where it is looked for.
-                _ => pace.pause(what, None).await?,
             }
+            pace.pause(what, None).await?;
         }
     }
 
@@ -161,8 +165,8 @@ fn architecture(arch: &str) -> &'static str {
     if arch == "aarch64" { "Arm64" } else { "x64" }
 }
 
-/// What makes a definition unfit for these images. Attributes that any image fits, such as the publisher, may be as they are:
-/// the definitions of Fedora's gallery were made by others.
+/// The attributes that make a definition unfit for these images. Attributes that any image fits, such as the publisher, may
+/// have any value: the definitions of Fedora's gallery were created by another service.
 pub(super) fn differences(definition: &Value, arch: &str) -> Vec<String> {
     let properties = &definition["properties"];
     let mut differences = Vec::new();
@@ -196,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_listed() {
+    fn attributes_that_do_not_fit_are_listed() {
         let fits = json!({"properties": {
             "osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V2", "architecture": "Arm64",
             "identifier": {"publisher": "somebody", "offer": "else", "sku": "x"},
@@ -211,7 +215,7 @@ mod tests {
         assert_eq!(differences(&sealed, "aarch64").len(), 1);
         sealed["properties"]["features"] = json!([{"name": "SecurityType", "value": "TrustedLaunchSupported"}]);
         assert!(differences(&sealed, "aarch64").is_empty());
-        // What is not set has Azure's default.
+        // Absent attributes have Azure's defaults.
         let bare = json!({"properties": {"osType": "Windows"}});
         let names: Vec<_> = differences(&bare, "x86_64")
             .iter()

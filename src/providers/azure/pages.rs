@@ -1,8 +1,8 @@
-//! Pieces in any order become page writes.
+//! Turns pieces of an image, in any order, into page writes.
 //!
 //! A [Put Page](https://learn.microsoft.com/rest/api/storageservices/put-page) takes at most 4 MiB, and a blob takes
-//! [60 MiB and 500 requests a second](https://learn.microsoft.com/azure/storage/blobs/scalability-targets): few requests are
-//! wanted, and no zeros, which a new blob reads without being sent them.
+//! [60 MiB and 500 requests a second](https://learn.microsoft.com/azure/storage/blobs/scalability-targets). So requests are
+//! few and large, and long runs of zeros are not sent: a new blob reads as zeros.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,13 +12,13 @@ use bytes::Bytes;
 use crate::images::source::{Chunk, Content, is_zero};
 use crate::images::vhd::FOOTER;
 
-/// What one request takes at most.
+/// Upper bound on one request.
 const WINDOW: usize = 4 << 20;
-/// Zeros are looked for in blocks of a file system.
+/// Zeros are detected in blocks of this size, that of file systems.
 const BLOCK: usize = 4 << 10;
-/// Fewer zeros than this between data are sent along: another request would cost more than they do.
+/// Shorter runs of zeros between data are sent along: another request would cost more.
 const GAP: usize = 32 << 10;
-/// But of all that is sent no more than one part in so many is zeros, however scattered the data are.
+/// Upper bound on the zeros sent, as a fraction of all bytes sent: one part in this many.
 const SHARE: u64 = 32;
 
 /// Gathers the pieces of an image of known length.
@@ -28,21 +28,21 @@ pub(super) struct Pages {
     seen: u64,
     open: BTreeMap<u64, Window>,
     end: [u8; FOOTER],
-    /// Bytes in blocks that hold anything, so far.
+    /// Bytes so far in blocks that are not all zeros.
     data: u64,
-    /// Bytes of the zeros that are sent along with them.
+    /// Bytes of zeros sent along with them so far.
     zeros: u64,
 }
 
-/// A part of the image that lacks something.
+/// A part of the image that is not complete yet.
 #[derive(Debug, Default)]
 struct Window {
-    /// Empty as long as there are only zeros.
+    /// Empty as long as the window has only zeros.
     bytes: Vec<u8>,
     filled: usize,
 }
 
-/// Bytes for a place; both are multiples of the page size.
+/// One write; offset and length are multiples of the page size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Write {
     pub(super) offset: u64,
@@ -61,7 +61,7 @@ impl Pages {
         }
     }
 
-    /// Adds a piece; gives the writes of the window that it completes. `None` if the image is longer than it should be.
+    /// Adds a piece and returns the writes of the windows that it completes; `None` if the image is longer than declared.
     pub(super) fn add(&mut self, chunk: &Chunk) -> Option<Vec<Write>> {
         let len = chunk.content.len();
         if chunk.offset.checked_add(len as u64).is_none_or(|end| end > self.size) {
@@ -75,7 +75,7 @@ impl Pages {
         let window = self.open.entry(start).or_default();
         if let Content::Data(bytes) = &chunk.content {
             if window.bytes.is_empty() {
-                // Pages at the end of a raw disk may be short of a few bytes.
+                // The last page of a raw disk may be incomplete.
                 window.bytes = vec![0; whole.next_multiple_of(FOOTER)];
             }
             window.bytes[into..into + len].copy_from_slice(bytes);
@@ -88,7 +88,7 @@ impl Pages {
         Some(self.writes(start, window.bytes.into()))
     }
 
-    /// Whether every byte was there.
+    /// Every byte of the image was added.
     pub(super) fn is_complete(&self) -> bool {
         self.seen == self.size && self.open.is_empty()
     }
@@ -109,7 +109,7 @@ impl Pages {
         }
     }
 
-    /// What is not zero in a window, in as few writes as make sense.
+    /// The data of a window, in few writes.
     fn writes(&mut self, start: u64, bytes: Bytes) -> Vec<Write> {
         let write = |run: Range<usize>| Write {
             offset: start + run.start as u64,
@@ -134,7 +134,7 @@ impl Pages {
         runs
     }
 
-    /// Whether so many zeros are sent along with the data on both sides.
+    /// A run of this many zeros is sent along with the data on both sides.
     fn sends_along(&mut self, zeros: usize) -> bool {
         let all = self.zeros + zeros as u64;
         let sends = zeros < GAP && all * SHARE <= self.data;
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
     use crate::images::source::CHUNK;
 
-    /// Puts an image together from its pieces in this order, and says how many bytes were sent.
+    /// Assembles an image from its pieces in this order, and returns the number of bytes sent.
     fn round_trip(image: &[u8], order: impl Fn(usize) -> usize) -> (Vec<u8>, usize) {
         let mut pages = Pages::new(image.len() as u64);
         let pieces: Vec<&[u8]> = image.chunks(CHUNK).collect();

@@ -1,4 +1,4 @@
-//! Where a version is, or will be: it is made there from a blob, replicated to regions, and followed to its end.
+//! The place of a version in the gallery: creates it from a blob, changes its regions, and follows it until Azure is done.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -8,17 +8,18 @@ use serde_json::{Value, json};
 use super::client::REPLICATION;
 use super::error::Error;
 use super::gallery::Gallery;
-use super::version::{Version, region_of};
+use super::version::{Lack, Version, region_of};
 use crate::config::azure::{TargetRegion, canonical};
 use crate::model::mark::Mark;
 use crate::providers::poll::Pace;
 
-/// How often the log says how far replication is.
+/// The log reports the progress of replication this often.
 const PROGRESS: Duration = Duration::from_secs(300);
-/// What Azure says of a region may come so much later than the end of its operation. After that, it has forgotten it.
-const SAYING: Duration = Duration::from_secs(10 * 60);
+/// The status of a region may appear this much later than the end of its operation. A region without any after that is
+/// removed from the version and added again.
+const STATUS_DELAY: Duration = Duration::from_secs(10 * 60);
 
-/// Where a version is, or will be.
+/// The place of a version, whether it exists or not.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slot<'a> {
     pub(super) gallery: &'a Gallery,
@@ -26,14 +27,14 @@ pub(super) struct Slot<'a> {
     pub(super) version: &'a str,
 }
 
-/// What a change left, and what the operation said if it failed.
+/// The version after a change, and the operation's error if it failed.
 pub(super) struct Changed {
     pub(super) version: Option<Version>,
     pub(super) error: Option<Error>,
 }
 
 impl Changed {
-    /// Makes `version` what was left of it. What the operation said if it failed.
+    /// Updates `version` to the state after the change, and returns the operation's error.
     pub(super) fn update(self, version: &mut Version) -> Option<Error> {
         if let Some(left) = self.version {
             *version = left;
@@ -48,14 +49,14 @@ impl Slot<'_> {
         format!("{}/{}", self.definition, self.version)
     }
 
-    /// Below Resource Manager.
+    /// The path below Resource Manager's endpoint.
     pub(super) fn path(&self) -> String {
         self.gallery.version_path(self.definition, self.version)
     }
 
-    /// The version as it is now, if it is there.
+    /// The version as it is now, if it exists.
     pub(super) async fn look(&self) -> Result<Option<Version>, Error> {
-        let what = format!("look at {}", self.name());
+        let what = format!("read {}", self.name());
         let arm = self.gallery.arm();
         let found = arm
             .get(&what, &self.path(), &[("$expand", "ReplicationStatus")])
@@ -63,16 +64,16 @@ impl Slot<'_> {
         Ok(found.map(|document| Version::new(self.name(), document)))
     }
 
-    /// The version, if it is there, once nothing happens to it any more. Whatever began it, this process or another that
-    /// is gone: the version itself tells how it is going. One that has got stuck is busy still: the regions that have it
+    /// The version, if it exists, once Azure has finished its current operation, whichever process started it: the version
+    /// itself reports the progress. A stuck version is returned while it is still busy, so that the regions that have it
     /// need not wait for the others.
     pub(super) async fn settled(&self) -> Result<Option<Version>, Error> {
         self.follow(Pace::within(REPLICATION)).await
     }
 
     async fn follow(&self, mut pace: Pace) -> Result<Option<Version>, Error> {
-        let what = format!("follow {}", self.name());
-        let mut told = Instant::now();
+        let what = format!("wait for {}", self.name());
+        let mut logged = Instant::now();
         loop {
             let Some(version) = self.look().await? else {
                 return Ok(None);
@@ -80,8 +81,8 @@ impl Slot<'_> {
             if !version.is_busy() {
                 return Ok(Some(version));
             }
-            if told.elapsed() > PROGRESS {
-                told = Instant::now();
+            if logged.elapsed() > PROGRESS {
+                logged = Instant::now();
                 let (complete, all) = (version.complete().len(), version.targets().len());
                 tracing::info!("{} is in {complete} of {all} regions", self.name());
             }
@@ -95,14 +96,19 @@ impl Slot<'_> {
         }
     }
 
-    /// Waits until Azure has said something of each of these regions that the version is to be in, for a while.
-    pub(super) async fn heard(&self, version: &mut Version, regions: &[&TargetRegion]) -> Result<(), Error> {
-        let what = format!("hear of the regions of {}", self.name());
-        let mut pace = Pace::within(SAYING);
+    /// Waits until Azure reports success or failure for each of these target regions, within a limit.
+    pub(super) async fn await_replication_status(
+        &self,
+        version: &mut Version,
+        regions: &[&TargetRegion],
+    ) -> Result<(), Error> {
+        let what = format!("read the replication status of {}", self.name());
+        let mut pace = Pace::within(STATUS_DELAY);
         let is_silent = |version: &Version| {
             let lacking = version.lacking();
-            let said = |region: &&TargetRegion| lacking.get(&canonical(&region.name)).is_some_and(Option::is_none);
-            !version.is_busy() && regions.iter().any(said)
+            let is_unsaid = |lack: &Lack| matches!(lack, Lack::Silent | Lack::Unknown(_));
+            let is_silent = |region: &&TargetRegion| lacking.get(&canonical(&region.name)).is_some_and(is_unsaid);
+            !version.is_busy() && regions.iter().any(is_silent)
         };
         while is_silent(version) && pace.pause(&what, None).await.is_ok() {
             let Some(found) = self.settled().await? else { break };
@@ -111,7 +117,7 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// Makes the version from a blob of our storage account.
+    /// Creates the version from a blob of our storage account.
     pub(super) async fn create(
         &self,
         location: &str,
@@ -126,12 +132,12 @@ impl Slot<'_> {
             "properties": {
                 "publishingProfile": {
                     "targetRegions": targets,
-                    // Somebody tests it before users get it without asking for it.
+                    // An operator tests and promotes it before users get it as the latest.
                     "excludeFromLatest": true,
                     "replicationMode": "Full",
                 },
                 "storageProfile": {"osDiskImage": {"source": source}},
-                // Regions that fail must be dropped for the version to succeed.
+                // Regions that fail must be removed for the version to succeed.
                 "safetyProfile": {"allowDeletionOfReplicatedLocations": true},
             },
         });
@@ -142,26 +148,26 @@ impl Slot<'_> {
             .await
     }
 
-    /// Replicates the version to these regions too; without any, has Azure try again what failed.
+    /// Replicates the version to these regions too; without any, has Azure retry the failed ones.
     pub(super) async fn add(&self, version: &Version, regions: &[&TargetRegion]) -> Result<Changed, Error> {
-        let mut targets = version.targets().to_vec();
+        let mut targets = version.targets();
         targets.extend(regions.iter().map(|region| target(region)));
         let what = match regions {
-            [] => format!("try {} again", self.name()),
+            [] => format!("repair {}", self.name()),
             _ => format!("replicate {} to more regions", self.name()),
         };
         self.retarget(&what, version, targets).await
     }
 
-    /// Takes the version out of these regions.
+    /// Removes these regions from the version.
     pub(super) async fn drop_regions(&self, version: &Version, regions: &BTreeSet<String>) -> Result<Changed, Error> {
-        let mut targets = version.targets().to_vec();
+        let mut targets = version.targets();
         targets.retain(|target| !regions.contains(&region_of(target)));
-        let what = format!("take {} out of regions that fail", self.name());
+        let what = format!("remove regions that fail from {}", self.name());
         self.retarget(&what, version, targets).await
     }
 
-    /// Deletes the version and waits for that.
+    /// Deletes the version and waits for the end of the deletion.
     pub(super) async fn delete(&self) -> Result<(), Error> {
         let what = format!("delete {}", self.name());
         self.gallery.arm().delete(&what, &self.path()).await
@@ -178,7 +184,7 @@ impl Slot<'_> {
                     Ok(true)
                 }
                 Some(found) if found.as_it_is() == version.as_it_is() => Ok(false),
-                // The body has all that was there when it was made, and would undo what has changed since.
+                // The body repeats the version as it was read, and would undo later changes of other clients.
                 Some(_) | None => Err(Error::Changed { what: what.to_owned() }),
             }
         };
@@ -192,8 +198,8 @@ impl Slot<'_> {
         will_do: impl Fn(Option<Value>) -> Result<bool, Error>,
     ) -> Result<Changed, Error> {
         let arm = self.gallery.arm();
-        let operation = arm.make(what, &self.path(), body, will_do).await?;
-        // The version tells how far it is, and only the operation why it failed.
+        let operation = arm.ensure(what, &self.path(), body, will_do).await?;
+        // The version reports its progress, and only the operation the cause of a failure.
         let pace = Pace::within(REPLICATION);
         let version = self.follow(pace).await?;
         let ended = match operation {
@@ -207,7 +213,7 @@ impl Slot<'_> {
     }
 }
 
-/// A configured region as Azure takes it.
+/// A configured region in the form of a request.
 fn target(region: &TargetRegion) -> Value {
     json!({
         "name": region.name,

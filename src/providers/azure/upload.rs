@@ -1,4 +1,4 @@
-//! From a source to a complete blob: pages in parallel, in the order in which they are decoded.
+//! From a source to a complete blob: pages are written in parallel, in the order in which they are decoded.
 
 use std::sync::Arc;
 
@@ -12,23 +12,22 @@ use super::error::Error;
 use super::pages::{Pages, Write};
 use crate::base::failure::Failure;
 use crate::base::retry;
-use crate::images::source::Source;
+use crate::images::source::{Form, Source};
 use crate::images::vhd;
 use crate::model::mark::Mark;
 
-/// Writes of one image under way at once, 4 MiB each: enough for what one blob takes, also from far away.
+/// Concurrent writes of one image, 4 MiB each: enough for the bandwidth of one blob, also from far away.
 const IN_FLIGHT: usize = 8;
-/// Writes of all images under way at once: 64 MiB, however many images there are.
+/// Concurrent writes of all images: 64 MiB, however many images there are.
 pub(super) const ALL_IN_FLIGHT: usize = 16;
 
-/// The blob of an image. The digest in its name keeps apart what must not be mixed.
+/// The blob of an image. The digest in its name keeps images of the same version apart.
 pub(super) fn blob(container: &Container, definition: &str, version: &str, sha256: &str) -> Result<Blob, Error> {
     let digest = sha256.get(..16).unwrap_or(sha256);
     container.blob(&format!("{definition}-{version}-{digest}.vhd"))
 }
 
-/// Makes the blob complete, unless it is. Nothing is left of it if the image is not what it should be. `slots` are those of
-/// all images' writes.
+/// Completes the blob, unless it is complete already. A bad image leaves no blob. `slots` bounds the writes of all images.
 pub(super) async fn upload(blob: &Blob, source: &Source, mark: &Mark, slots: &Arc<Semaphore>) -> Result<(), Failure> {
     if blob.is_ready(mark).await? {
         return Ok(());
@@ -60,20 +59,20 @@ async fn send(claim: &Arc<Claim>, source: &Source, size: u64, slots: &Arc<Semaph
         path: source.image().path.clone(),
         reason,
     };
-    let mut chunks = source.open_unordered().await?;
+    let mut chunks = source.open_unordered(Form::RawOrVhd).await?;
     let mut pages = Pages::new(size);
     let mut writes = JoinSet::new();
     while let Some(chunk) = chunks.next().await? {
         let ready = pages.add(&chunk);
         drop(chunk);
-        let ready = ready.ok_or_else(|| wrong(format!("it has more than the {size} bytes that it says to have")))?;
+        let ready = ready.ok_or_else(|| wrong(format!("it has more than the {size} bytes that it declares")))?;
         for write in ready {
             while writes.len() >= IN_FLIGHT {
                 if let Some(written) = writes.join_next().await {
                     done(written)?;
                 }
             }
-            // Nobody closes it.
+            // The semaphore is never closed.
             let slot = slots.clone().acquire_owned().await.ok();
             let claim = claim.clone();
             let written = async move {
@@ -88,7 +87,7 @@ async fn send(claim: &Arc<Claim>, source: &Source, size: u64, slots: &Arc<Semaph
         done(written)?;
     }
     if !pages.is_complete() {
-        return Err(wrong(format!("it has less than the {size} bytes that it says to have")).into());
+        return Err(wrong(format!("it has less than the {size} bytes that it declares")).into());
     }
     let footer = vhd::complete(size, pages.end(), &source.image().sha256).map_err(wrong)?;
     if let Some(footer) = footer {
@@ -101,7 +100,7 @@ async fn send(claim: &Arc<Claim>, source: &Source, size: u64, slots: &Arc<Semaph
     Ok(())
 }
 
-/// A write that panicked does so here.
+/// The result of a write; a panic in the write continues here.
 fn done(written: Result<Result<(), Error>, JoinError>) -> Result<(), Error> {
     match written {
         Ok(written) => written,

@@ -130,7 +130,7 @@ impl Reader<'_> {
         std::iter::from_fn(|| self.0.next_if(|c| !matches!(c, ' ' | '\t' | ','))).collect()
     }
 
-    /// What follows a first part of a token68 and no scheme: further characters of it, a comma, or nothing.
+    /// Reports whether the token just read belongs to a token68: further characters of it follow, a comma, or nothing.
     fn is_at_end_of_token68(&mut self) -> bool {
         self.0.peek().is_none_or(|c| matches!(c, ',' | '/'))
     }

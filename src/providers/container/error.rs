@@ -26,7 +26,7 @@ pub(super) enum Error {
     /// The registry takes no more of an upload.
     #[error("{what}: no progress for {seconds} s")]
     Stalled {
-        /// What was to be done.
+        /// The task, as a verb with its object.
         what: String,
         /// How long the registry took nothing.
         seconds: u64,
@@ -40,7 +40,7 @@ pub(super) enum Error {
     /// A document whose bytes are not what its digest says.
     #[error("{what}: its bytes have the digest {digest}")]
     Content {
-        /// What was to be done.
+        /// The task, as a verb with its object.
         what: String,
         /// Of the bytes.
         digest: Digest,

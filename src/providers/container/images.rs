@@ -90,7 +90,7 @@ async fn remembered(repository: &Repository, image: &Image, memory: &Memory) -> 
 /// Pushes all images to where they are lacking. Locations that fail go from `pending` to `failed`.
 ///
 /// Fails with the first image that cannot be published, or else, after the others are done, with one that cannot be now.
-/// What the others have become is remembered.
+/// The manifests of the others are remembered.
 pub(super) async fn push_images(
     pending: &mut Vec<Pending>,
     deliverable: &Deliverable,
@@ -249,7 +249,7 @@ async fn keeps(
 
 /// The day the newest of a tag's images was made.
 pub(super) async fn newest(repository: &Repository, held: &Fetched, index: &Index) -> Result<Option<Date>, Failure> {
-    // What is no index is one image itself.
+    // A tag without an index holds one image itself.
     let mut newest = created_of(repository, &held.bytes).await?;
     for entry in index.manifests.iter().filter(|entry| entry.is_image()) {
         newest = newest.max(created(repository, entry).await?);

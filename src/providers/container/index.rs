@@ -28,18 +28,18 @@ pub(super) fn parse(bytes: &[u8]) -> Index {
 pub(super) enum Judgment {
     /// Every image of the deliverable.
     Complete,
-    /// Something that may be replaced: an older compose, the former service's work, a part of ours.
+    /// Something that may be replaced: an older compose, the previous service's work, a part of ours.
     Replaceable,
-    /// A newer compose, or images that nobody marked and that are of one.
+    /// A newer compose, or unmarked images of one.
     Newer(String),
 }
 
-/// Whether it says which compose it is.
+/// Reports whether an index names its compose.
 pub(super) fn is_marked(index: &Index) -> bool {
     Mark::decode(ANNOTATIONS, &index.annotations).is_some()
 }
 
-/// What a tag's index is to a deliverable. `created` is the day its newest image was made, where it has no mark.
+/// Compares a tag's index with a deliverable. `created` is the build day of its newest image, where it has no mark.
 pub(super) fn judge(
     tag: &str,
     index: &Index,
@@ -47,7 +47,7 @@ pub(super) fn judge(
     deliverable: &Deliverable,
     allow_older: bool,
 ) -> Result<Judgment, Error> {
-    // The former service left no mark. Its tags are taken over.
+    // The previous service left no mark. Its tags are taken over.
     let Some(mark) = Mark::decode(ANNOTATIONS, &index.annotations) else {
         return Ok(match created {
             Some(created) if is_after(created, deliverable) && !allow_older => {
@@ -88,7 +88,7 @@ pub(super) fn judge(
         Ok(held) if held.age(&deliverable.compose) == Ordering::Greater && !allow_older => {
             Ok(Judgment::Newer(mark.compose_id))
         }
-        // An id that nobody can read was edited by an operator, who wants it replaced.
+        // An unreadable id was edited by an operator who wants the index replaced.
         Ok(_) | Err(_) => Ok(Judgment::Replaceable),
     }
 }
@@ -137,7 +137,7 @@ pub(super) fn missing<'a>(index: &'a Index, deliverable: &'a Deliverable) -> imp
     entries.filter(|entry| !is_own(entry, deliverable))
 }
 
-/// Whether an entry is for an architecture that the deliverable has.
+/// Reports whether an entry is for an architecture that the deliverable has.
 fn is_own(entry: &Descriptor, deliverable: &Deliverable) -> bool {
     deliverable.images.iter().any(|image| is_for(entry, image))
 }
@@ -189,7 +189,7 @@ pub(super) fn build(deliverable: &Deliverable, mut entries: Vec<Descriptor>) -> 
 /// A tag that may not be moved.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// Somebody else looks after it.
+    /// Its mark names another owner.
     #[error(
         "move tag {tag}: its index is marked as owned by {owner:?}; remove that mark or the tag to let it be moved"
     )]
@@ -199,7 +199,7 @@ pub(super) enum Error {
         /// By its mark.
         owner: String,
     },
-    /// An operator wants it to stay.
+    /// An operator keeps it.
     #[error("move tag {tag}: its index is marked delete=never")]
     Kept {
         /// The tag.
@@ -219,7 +219,7 @@ pub(super) enum Error {
         /// Of the published one.
         found: String,
     },
-    /// Never seen.
+    /// Unreachable: an index is always JSON.
     #[error("write the index")]
     Json(#[source] serde_json::Error),
 }
@@ -238,6 +238,7 @@ mod tests {
     use crate::base::resource::Resource;
     use crate::model::compose::release::{Release, Stage};
     use crate::model::select::Target;
+    use crate::model::target::container::Repository;
 
     fn image(arch: &str, sha256: &str) -> Image {
         Image {
@@ -254,10 +255,10 @@ mod tests {
 
     fn deliverable(id: &str, images: Vec<Image>) -> Deliverable {
         Deliverable {
-            target: Target::Repository {
+            target: Target::Container(Repository {
                 repository: "fedora".to_owned(),
                 tags: vec!["43".to_owned()],
-            },
+            }),
             locations: Vec::new(),
             images,
             subvariant: "Container_Base".to_owned(),

@@ -1,5 +1,5 @@
-//! What this process has pushed, for a round after one that failed with another image, with the index, or with a tag: no
-//! tag leads to it then. Nothing depends on it but time.
+//! The images that this process has pushed, for a round after one that failed with another image, with the index, or with a
+//! tag: no tag leads to them then. Only time depends on this memory.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use crate::model::compose::Image;
 /// A compose has a hundred: a dozen repositories of five architectures, for two registries. The oldest are forgotten first.
 const ENTRIES: usize = 1000;
 
-/// Which image is which manifest, by repository.
+/// Manifests of images, by repository.
 #[derive(Debug, Default)]
 pub(super) struct Memory(Mutex<VecDeque<(Key, Descriptor)>>);
 

@@ -28,7 +28,7 @@ const CONFIRM: Policy = Policy {
     give_up_after: Duration::from_secs(5),
 };
 
-/// What an upload request carries.
+/// The body of an upload request.
 enum Pushed {
     Nothing,
     Held(Bytes),
@@ -36,7 +36,7 @@ enum Pushed {
 }
 
 impl Repository {
-    /// Opens an upload; its address.
+    /// Opens an upload and returns its address.
     async fn begin(&self) -> Result<Url, Error> {
         let what = || format!("begin an upload to {}", self.shown());
         let call = async || {
@@ -48,7 +48,8 @@ impl Repository {
         Policy::CALL.run("registry begin upload", Error::class, call).await
     }
 
-    /// Where an upload goes on. Without it an answer is none, whatever its status: a load balancer may have given it.
+    /// The address where an upload goes on. An answer without one does not count, whatever its status: a load balancer may
+    /// have given it.
     fn location(&self, what: impl Fn() -> String, response: &Response) -> Result<Url, Error> {
         let text = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let Some(text) = text else {

@@ -116,7 +116,7 @@ impl Repository {
         Ok(found.flatten().map(|found| found.bytes))
     }
 
-    /// What a tag holds, whatever it is. A document that cannot be read is there all the same, without content.
+    /// The content of a tag, whatever it is. A document that cannot be read is there all the same, without content.
     pub(super) async fn tag(&self, tag: &str) -> Result<Option<Fetched>, Error> {
         let get = async || {
             let found = readable(self.get_manifest(tag).await)?;
@@ -227,7 +227,7 @@ impl Repository {
         self.head(&format!("blobs/{}", blob.digest), Some(blob.size)).await
     }
 
-    /// Proves that the registry is there and lets us in. A repository that does not exist yet is no fault.
+    /// Proves that the registry answers and accepts our credentials. A repository that does not exist yet is no fault.
     pub(super) async fn check(&self) -> Result<(), Error> {
         let what = || format!("list the tags of {}", self.shown);
         let response = self.call(what, |http| http.get(self.url("tags/list?n=1"))).await?;

@@ -20,7 +20,7 @@ const READ_BACK: Policy = Policy {
 
 /// The state of a repository before anything is pushed.
 pub(super) struct Looked {
-    /// What each tag holds, in the order of the tags.
+    /// The content of each tag, in the order of the tags.
     pub(super) tags: Held,
     pub(super) state: State,
 }
@@ -28,7 +28,7 @@ pub(super) struct Looked {
 /// Digests of what tags hold.
 pub(super) type Held = Vec<Option<String>>;
 
-/// What a repository has of a deliverable.
+/// How much of a deliverable a repository has.
 pub(super) enum State {
     /// The index is there; `tagged` if every tag has it.
     Complete { digest: Digest, tagged: bool },
@@ -38,7 +38,7 @@ pub(super) enum State {
     Lacking(Lacking),
 }
 
-/// What may be of use for the index that is to be pushed.
+/// Indexes with entries for the one that is to be pushed.
 #[derive(Default)]
 pub(super) struct Lacking {
     /// The index that is replaced: what is kept of former architectures comes from it.
@@ -208,7 +208,7 @@ fn log_missing(repository: &Repository, former: &Index, index: &Index, deliverab
     }
 }
 
-/// Compares what a tag has now. `Some` names a newer compose that somebody else has put there in between.
+/// Compares what a tag has now. `Some` names a newer compose that another process has put there in between.
 async fn read_back(
     repository: &Repository,
     tag: &str,
@@ -222,7 +222,7 @@ async fn read_back(
             return Ok(None);
         }
         if let Some(held) = &held
-            // What was there before is the registry's own delay.
+            // The former content is the registry's own delay.
             && before != Some(&held.digest)
             && let (_, Judgment::Newer(by)) = judge(repository, tag, held, deliverable, false).await?
         {
@@ -249,16 +249,16 @@ enum Error {
         /// Of the index.
         digest: String,
     },
-    /// Somebody else writes there.
+    /// Another process writes there.
     #[error("move tag {tag} of {repository} to {expected}: it holds {found}")]
     Moved {
         /// The tag.
         tag: String,
         /// Host and name.
         repository: String,
-        /// What was put there.
+        /// The digest that was put there.
         expected: String,
-        /// What is there.
+        /// The digest that is there.
         found: String,
     },
 }

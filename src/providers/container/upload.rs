@@ -1,7 +1,7 @@
 //! A request whose body takes as long as it takes, as long as it moves.
 //!
 //! The HTTP client's own time-out for silence starts with the request and not after its body, so it would cut every long
-//! upload. What is watched instead: once the client has taken a piece, it must ask for the next in time; while it waits
+//! upload. The watch here instead: once the client has taken a piece, it must ask for the next in time; while it waits
 //! for *us*, because the archive is slow or another registry is, the clock stands still.
 
 use std::io;
@@ -56,7 +56,7 @@ struct Progress {
     withdrawn: bool,
 }
 
-/// Who has to do something next.
+/// The side that has to do something next.
 enum Turn {
     /// The registry takes what it has been given.
     Registry,

@@ -54,25 +54,17 @@ enum Existing {
 
 impl<'a> ImageSpec<'a> {
     pub(super) fn of(deliverable: &'a Deliverable) -> Result<Self, Error> {
-        match &deliverable.target {
-            Target::GceImage {
-                name,
-                family,
-                storage_locations,
-            } => Ok(Self {
-                name,
-                family,
-                storage_locations,
-                image: &deliverable.images[0],
-                mark: Mark::of(deliverable, Some(&deliverable.images[0])),
-                deliverable,
-            }),
-            Target::Ami { .. }
-            | Target::GalleryVersion { .. }
-            | Target::Repository { .. }
-            | Target::Disk { .. }
-            | Target::Layout { .. } => Err(Error::NotAnImage(deliverable.name())),
-        }
+        let Target::Gcp(image) = &deliverable.target else {
+            return Err(Error::NotAnImage(deliverable.name()));
+        };
+        Ok(Self {
+            name: &image.name,
+            family: &image.family,
+            storage_locations: &image.storage_locations,
+            image: &deliverable.images[0],
+            mark: Mark::of(deliverable, Some(&deliverable.images[0])),
+            deliverable,
+        })
     }
 
     fn object(&self) -> String {

@@ -11,15 +11,21 @@ use std::thread;
 
 use tokio::sync::mpsc;
 
+use super::stamp::{Live, Stamp, mark_of};
 use super::{Error, at, beside};
 use crate::base::failure::Failure;
 use crate::base::metrics;
-use crate::images::source::{Chunk, Content};
+use crate::images::source::{Chunk, Content, Form, Source};
+use crate::model::compose::Image;
 use crate::model::mark::Mark;
 use crate::model::outcome::Origin;
 use crate::model::select::Deliverable;
 use crate::providers::contract::Task;
 
+/// The disk's length in its mark, in bytes.
+const SIZE: &str = "file-size";
+/// The disk's time of modification in its mark.
+const MODIFIED: &str = "file-modified";
 /// Pieces that wait for the file system.
 const QUEUE: usize = 4;
 /// Bytes after which the file system is asked to write to the device: what it keeps is waited for in the end.
@@ -28,7 +34,7 @@ const WRITE_BACK: u64 = 64 << 20;
 /// Writes the disk under a temporary name, unless it is there.
 pub(super) async fn stage(path: &Path, deliverable: &Deliverable, task: &Task) -> Result<Origin, Failure> {
     let image = &deliverable.images[0];
-    if is_live(path, &image.sha256)? {
+    if live(path, &image.sha256)? == Live::Whole {
         return Ok(Origin::Found);
     }
     let staged = staged(path, &image.sha256);
@@ -38,7 +44,7 @@ pub(super) async fn stage(path: &Path, deliverable: &Deliverable, task: &Task) -
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder).map_err(at(folder))?;
     let partial = beside(path, "partial");
-    let written = write(&partial, task.source(image), image.size).await;
+    let written = write(&partial, task.source(image), form(image), image.size).await;
     if let Err(failure) = written {
         // A leftover is overwritten by the next attempt; failing to remove it must not hide the cause.
         if let Err(error) = fs::remove_file(&partial)
@@ -55,19 +61,24 @@ pub(super) async fn stage(path: &Path, deliverable: &Deliverable, task: &Task) -
 /// Gives the disk its name.
 pub(super) fn release(path: &Path, deliverable: &Deliverable) -> Result<(), Error> {
     let image = &deliverable.images[0];
-    if is_live(path, &image.sha256)? {
+    if live(path, &image.sha256)? == Live::Whole {
         return Ok(());
     }
+    let staged = staged(path, &image.sha256);
+    let stamp = Stamp::of(&staged).map_err(at(&staged))?;
     let mark = mark_of(path);
-    let text = serde_json::json!(Mark::of(deliverable, Some(image)).encode(""));
+    let mut values = Mark::of(deliverable, Some(image)).encode("");
+    values.insert(SIZE.to_owned(), stamp.size.to_string());
+    values.insert(MODIFIED.to_owned(), stamp.modified);
+    let text = serde_json::json!(values);
     fs::write(&mark, format!("{text:#}\n")).map_err(at(&mark))?;
-    fs::rename(staged(path, &image.sha256), path).map_err(at(path))
+    fs::rename(&staged, path).map_err(at(path))
 }
 
-/// Whether the disk is there and made of this image.
-fn is_live(path: &Path, sha256: &str) -> Result<bool, Error> {
+/// Looks for the disk that is made of this image.
+fn live(path: &Path, sha256: &str) -> Result<Live, Error> {
     if !path.try_exists().map_err(at(path))? {
-        return Ok(false);
+        return Ok(Live::Absent);
     }
     let mark = mark_of(path);
     let values: BTreeMap<String, String> = match fs::read(&mark) {
@@ -77,7 +88,11 @@ fn is_live(path: &Path, sha256: &str) -> Result<bool, Error> {
     };
     let found = Mark::decode("", &values).and_then(|mark| mark.image_sha256);
     if found.as_deref() == Some(sha256) {
-        return Ok(true);
+        let now = Stamp::of(path).map_err(at(path))?;
+        // Marks of earlier versions do not have them.
+        let differs = |name: &str, now: &str| values.get(name).is_some_and(|then| then != now);
+        let changed = differs(SIZE, &now.size.to_string()) || differs(MODIFIED, &now.modified);
+        return Ok(Live::unless_changed(path, changed));
     }
     Err(Error::Taken {
         path: path.to_owned(),
@@ -91,13 +106,17 @@ fn staged(path: &Path, sha256: &str) -> PathBuf {
     beside(path, &format!("{sha256}.staged"))
 }
 
-fn mark_of(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{name}.mark.json"))
+/// The form that the row of an image promises.
+fn form(image: &Image) -> Form {
+    match image.kind.as_str() {
+        "vhd-compressed" => Form::Vhd,
+        "tar-gz" | "docker" => Form::Tar,
+        _ => Form::Raw,
+    }
 }
 
-async fn write(path: &Path, source: crate::images::source::Source, stored: u64) -> Result<(), Failure> {
-    let mut chunks = source.open_unordered().await?;
+async fn write(path: &Path, source: Source, form: Form, stored: u64) -> Result<(), Failure> {
+    let mut chunks = source.open_unordered(form).await?;
     tracing::info!(stored_bytes = stored, "writing {}", path.display());
     let (sender, receiver) = mpsc::channel(QUEUE);
     let file = path.to_owned();

@@ -1,6 +1,7 @@
 //! Containers: [OCI layouts](https://github.com/opencontainers/image-spec/blob/main/image-layout.md), one index for all
 //! architectures, which `skopeo inspect oci:FOLDER` and `podman pull oci:FOLDER` read.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,10 +13,12 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::{self, Stream};
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
+use super::stamp::{Live, Stamp, mark_of};
 use super::{Error, at, beside};
 use crate::base::failure::Failure;
 use crate::base::metrics;
@@ -32,7 +35,7 @@ const MARKER: (&str, &str) = ("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)
 
 /// Writes the layout under a temporary name, unless it is there.
 pub(super) async fn stage(path: &Path, deliverable: &Deliverable, task: &Task) -> Result<Origin, Failure> {
-    if is_live(path, deliverable)? {
+    if live(path, deliverable)? == Live::Whole {
         return Ok(Origin::Found);
     }
     let staged = staged(path, deliverable);
@@ -55,10 +58,46 @@ pub(super) async fn stage(path: &Path, deliverable: &Deliverable, task: &Task) -
 
 /// Gives the layout its name.
 pub(super) fn release(path: &Path, deliverable: &Deliverable) -> Result<(), Error> {
-    if is_live(path, deliverable)? {
+    if live(path, deliverable)? == Live::Whole {
         return Ok(());
     }
-    fs::rename(staged(path, deliverable), path).map_err(at(path))
+    let staged = staged(path, deliverable);
+    let mark = mark_of(path);
+    let written = Published {
+        mark: Mark::of(deliverable, None).encode(""),
+        content: content(deliverable),
+        files: Stamp::of_all(&staged).map_err(at(&staged))?,
+    };
+    let text = serde_json::json!(written);
+    fs::write(&mark, format!("{text:#}\n")).map_err(at(&mark))?;
+    // A damaged layout makes room: a rename does not replace a folder.
+    remove(path).map_err(at(path))?;
+    fs::rename(&staged, path).map_err(at(path))
+}
+
+/// The layout's mark, in a file beside it.
+#[derive(Serialize, Deserialize)]
+struct Published {
+    mark: BTreeMap<String, String>,
+    /// As in the name of what was staged.
+    content: String,
+    files: BTreeMap<String, Stamp>,
+}
+
+/// Reports whether files of a layout are missing, or are not as they were published. A layout of an earlier version has no
+/// mark beside it, and a file that was added is no damage.
+fn is_changed(path: &Path) -> Result<bool, Error> {
+    let mark = mark_of(path);
+    let published: Published = match fs::read(&mark) {
+        Ok(text) => match serde_json::from_slice(&text) {
+            Ok(published) => published,
+            Err(_) => return Ok(true),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(at(&mark)(error)),
+    };
+    let now = Stamp::of_all(path).map_err(at(path))?;
+    Ok(published.files.iter().any(|(name, then)| now.get(name) != Some(then)))
 }
 
 fn remove(folder: &Path) -> io::Result<()> {
@@ -68,7 +107,7 @@ fn remove(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// What the layout is made of, in one word.
+/// The content of a layout in one word: the digest of its images' digests.
 fn content(deliverable: &Deliverable) -> String {
     let digests: Vec<_> = deliverable.images.iter().map(|image| image.sha256.as_str()).collect();
     Digest::of(digests.join("\n").as_bytes()).hex().to_owned()
@@ -78,10 +117,10 @@ fn staged(path: &Path, deliverable: &Deliverable) -> PathBuf {
     beside(path, &format!("{}.staged", content(deliverable)))
 }
 
-/// Whether the layout is there and made of these images.
-fn is_live(path: &Path, deliverable: &Deliverable) -> Result<bool, Error> {
+/// Looks for the layout that is made of these images.
+fn live(path: &Path, deliverable: &Deliverable) -> Result<Live, Error> {
     if !path.try_exists().map_err(at(path))? {
-        return Ok(false);
+        return Ok(Live::Absent);
     }
     let mut found: Vec<_> = images_of(path)
         .unwrap_or_default()
@@ -92,8 +131,10 @@ fn is_live(path: &Path, deliverable: &Deliverable) -> Result<bool, Error> {
     let mut expected: Vec<_> = deliverable.images.iter().map(|image| image.sha256.clone()).collect();
     found.sort();
     expected.sort();
-    if found == expected {
-        return Ok(true);
+    let changed = is_changed(path)?;
+    // A damaged index names nothing any more; the mark beside it says whose the folder is.
+    if found == expected || (changed && found.is_empty() && is_of(path, deliverable)) {
+        return Ok(Live::unless_changed(path, changed));
     }
     Err(Error::Taken {
         path: path.to_owned(),
@@ -104,6 +145,12 @@ fn is_live(path: &Path, deliverable: &Deliverable) -> Result<bool, Error> {
         },
         expected: expected.join(", "),
     })
+}
+
+/// Whether the mark beside a layout is of this very content.
+fn is_of(path: &Path, deliverable: &Deliverable) -> bool {
+    let read = || serde_json::from_slice::<Published>(&fs::read(mark_of(path)).ok()?).ok();
+    read().is_some_and(|published| published.content == content(deliverable))
 }
 
 /// The index of all architectures in a layout; `None` if it has none that can be read.
@@ -148,7 +195,7 @@ async fn write(path: &Path, deliverable: &Deliverable, task: &Task) -> Result<()
             annotations: index.annotations,
             artifact_type: None,
         }],
-        annotations: std::collections::BTreeMap::new(),
+        annotations: BTreeMap::new(),
     };
     for (name, text) in [(MARKER.0, MARKER.1.to_owned()), ("index.json", json(&outer))] {
         let file = path.join(name);

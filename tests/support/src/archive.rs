@@ -178,10 +178,14 @@ pub fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{}", sha256(bytes))
 }
 
-/// Bytes that do not compress, the same for the same seed.
+/// Bytes that do not compress, the same for the same seed. From 512 bytes on they carry the boot signature of a disk, so
+/// that whole sectors of them can be published as one.
 pub fn noise(seed: u64, size: usize) -> Vec<u8> {
     let mut bytes = vec![0; size];
     Noise::new(seed).fill(&mut bytes);
+    if let Some(signature) = bytes.get_mut(510..512) {
+        signature.copy_from_slice(&[0x55, 0xaa]);
+    }
     bytes
 }
 
@@ -312,5 +316,6 @@ mod tests {
         assert_eq!(noise(7, 1001), noise(7, 1001));
         assert_ne!(noise(7, 1001), noise(8, 1001));
         assert!(gzip(&noise(7, 50_000)).len() > 49_000);
+        assert_eq!(noise(7, 600)[510..512], [0x55, 0xaa]);
     }
 }

@@ -29,6 +29,7 @@ mod server;
 mod settings;
 mod snapshots;
 mod state;
+mod sts;
 mod tags;
 mod xml;
 
@@ -63,6 +64,24 @@ pub const ACCESS_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
 
 /// Its secret.
 pub const SECRET_KEY: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+
+/// The access key of a role's session, with its secret and token.
+pub const SESSION_KEY: &str = "ASIAIOSFODNN7EXAMPLE";
+
+/// The secret of a role's session.
+pub const SESSION_SECRET: &str = "9drTJvcXLB89EXAMPLELB8923FB892xMFIhWJPQZ";
+
+/// The token of a role's session.
+pub const SESSION_TOKEN: &str = "FwoGZXIvYXdzEBYaDkEXAMPLETOKENofaSession0001";
+
+/// The role that sessions have.
+pub const ROLE_ARN: &str = "arn:aws:iam::125523088429:role/uploader";
+
+/// The token that STS takes for the role.
+pub const WEB_IDENTITY_TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.EXAMPLE-of-a-pod.c2lnbmF0dXJl";
+
+/// The token that a container's credentials are given for.
+pub const CONTAINER_TOKEN: &str = "Bearer-EXAMPLE-of-a-container";
 
 /// A running cloud, gone when dropped.
 pub struct Cloud {
@@ -122,20 +141,28 @@ impl Cloud {
         self.s3.url()
     }
 
-    /// What a client needs in its environment to use this cloud and no other.
+    /// Where a container asks for its credentials.
+    pub fn container_credentials(&self) -> String {
+        format!("{}{}", self.endpoint(), server::CONTAINER)
+    }
+
+    /// What a client needs in its environment to use this cloud and no other, with the lasting key.
     pub fn environment(&self) -> Vec<(String, String)> {
+        let mut variables = self.endpoints();
+        for (name, value) in [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)] {
+            variables.push((name.into(), value.into()));
+        }
+        variables
+    }
+
+    /// The same without a key.
+    pub fn endpoints(&self) -> Vec<(String, String)> {
         let mut variables: Vec<_> = ["EC2", "EBS", "IAM", "STS", "SERVICE_QUOTAS"]
             .into_iter()
             .map(|service| (format!("AWS_ENDPOINT_URL_{service}"), self.endpoint()))
             .collect();
         variables.push(("AWS_ENDPOINT_URL_S3".into(), self.s3_endpoint()));
-        for (name, value) in [
-            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
-            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
-            ("AWS_EC2_METADATA_DISABLED", "true"),
-        ] {
-            variables.push((name.into(), value.into()));
-        }
+        variables.push(("AWS_EC2_METADATA_DISABLED".into(), "true".into()));
         variables
     }
 

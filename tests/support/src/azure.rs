@@ -1,8 +1,8 @@
 //! A stateful stand-in for Azure Resource Manager and its token endpoint: galleries, image definitions, and versions.
 //!
-//! It is strict about what Azure is strict about: the api-version, names of properties, what cannot be changed, one operation
-//! at a time, and what is forgotten only some time after a delete. An import reads the blob from a real [`Azurite`] and checks
-//! it. Operations and replication take time, and fail on demand. It does not check quotas, roles, and billing, and knows no
+//! It is as strict as Azure about the api-version, the names of properties, fixed properties, one operation at a time, names
+//! that stay taken for a while after a delete, and source blobs, without which a version's regions cannot change. An import
+//! reads the blob from a real [`Azurite`] and checks it. Operations and replication take time, and fail on demand. It does not check quotas, roles, and billing, and knows no
 //! gallery applications.
 
 mod azurite;
@@ -72,7 +72,7 @@ pub struct Times {
     pub import: Duration,
     /// Between one region's replica and the next one's.
     pub region: Duration,
-    /// To make a gallery or a definition, and to delete something.
+    /// To create a gallery or a definition, and to delete a resource.
     pub other: Duration,
     /// How long a deleted name cannot be used again.
     pub forgetting: Duration,
@@ -148,7 +148,7 @@ impl Azure {
         self.shared.lock().base = url.to_owned();
     }
 
-    /// The variables that a program needs to be let in.
+    /// The variables that a program needs to authenticate.
     pub fn environment(&self) -> [(&'static str, String); 4] {
         [
             ("AZURE_SUBSCRIPTION_ID", SUBSCRIPTION.into()),
@@ -168,19 +168,19 @@ impl Azure {
         self.shared.lock().form = form;
     }
 
-    /// Spoils the next `times` calls of this name: `PUT version`, `GET operation`, `LIST versions`, `POST token`, …
+    /// Applies a fault to the next `times` calls of this name: `PUT version`, `GET operation`, `LIST versions`, `POST token`, …
     pub fn fault(&self, call: &str, fault: Fault, times: usize) {
         let planned = faults::Planned::new(call, fault, 0, times);
         self.shared.lock().faults.push(planned);
     }
 
-    /// Spoils all calls of this name but the next `before`.
+    /// Applies a fault to all calls of this name but the next `before`.
     pub fn fault_after(&self, before: usize, call: &str, fault: Fault) {
         let planned = faults::Planned::new(call, fault, before, usize::MAX);
         self.shared.lock().faults.push(planned);
     }
 
-    /// Takes all faults back.
+    /// Removes all faults.
     pub fn mend(&self) {
         let mut fake = self.shared.lock();
         fake.faults.clear();
@@ -193,7 +193,7 @@ impl Azure {
         self.end_region(region, version::Ending::Failed, times);
     }
 
-    /// Lets the next `times` replications to this region end without a word of it.
+    /// Lets the next `times` replications to this region end without a status.
     pub fn hush_region(&self, region: &str, times: usize) {
         self.end_region(region, version::Ending::Unsaid, times);
     }
@@ -213,7 +213,7 @@ impl Azure {
         self.shared.lock().failing_imports = Some((code, times));
     }
 
-    /// Accepts this assertion instead of the secret.
+    /// Accepts this federated assertion instead of the secret.
     pub fn accept_assertion(&self, assertion: &str) {
         self.shared.lock().tokens.accept_assertion(assertion);
     }
@@ -233,7 +233,7 @@ impl Azure {
         self.shared.lock().tokens.issued()
     }
 
-    /// What a client is told that it may do; not at all unless this was called.
+    /// Sets the permissions that a client reads; without this call, it may not read them.
     pub fn permit(&self, actions: &[&str]) {
         let permissions =
             json!({"value": [{"actions": actions, "notActions": [], "dataActions": [], "notDataActions": []}]});
@@ -279,7 +279,7 @@ impl Azure {
             .definition(&format!("{}/images/{definition}", gallery_key(gallery)).to_lowercase())
     }
 
-    /// A version as a client sees it who asks for the state of replication.
+    /// A version as a client sees it that asks for the replication status.
     pub fn version(&self, gallery: &str, definition: &str, version: &str) -> Option<Value> {
         self.shared
             .lock()
@@ -307,7 +307,7 @@ impl Azure {
         self.shared.lock().imports.get(&key).cloned()
     }
 
-    /// Makes a gallery, as an operator would have.
+    /// Adds a gallery, as an operator does.
     pub fn add_gallery(&self, name: &str, location: &str) {
         let body = json!({"location": location, "properties": {"description": "made by hand"}});
         let resource = gallery::Resource::ready(&format!("/{}", gallery_path(name)), name, body);
@@ -329,7 +329,7 @@ impl Azure {
         }
     }
 
-    /// Makes a definition of these properties, as an operator would have.
+    /// Adds a definition with these properties, as an operator does.
     pub fn add_definition(&self, gallery: &str, name: &str, properties: Value) {
         let id = format!("/{}/images/{name}", gallery_path(gallery));
         let body = json!({"location": "eastus", "properties": properties});
@@ -338,7 +338,7 @@ impl Azure {
         self.shared.lock().definitions.insert(key, resource);
     }
 
-    /// Makes a version that succeeded in these regions. `properties` are those of its publishing profile.
+    /// Adds a version that succeeded in the regions of its publishing profile.
     pub fn add_version(&self, gallery: &str, definition: &str, name: &str, tags: Value, profile: Value) {
         let key = version_key(gallery, definition, name);
         let id = format!("/{}/images/{definition}/versions/{name}", gallery_path(gallery));
@@ -351,6 +351,14 @@ impl Azure {
         let key = version_key(gallery, definition, name);
         if let Some(version) = self.shared.lock().versions.get_mut(&key) {
             version.promote();
+        }
+    }
+
+    /// Lets a change of a version fail because its source blob is gone.
+    pub fn lose_source(&self, gallery: &str, definition: &str, name: &str) {
+        let key = version_key(gallery, definition, name);
+        if let Some(version) = self.shared.lock().versions.get_mut(&key) {
+            version.lose_source();
         }
     }
 

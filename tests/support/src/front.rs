@@ -27,7 +27,7 @@ pub struct Call<'a> {
     pub method: &'a Method,
     /// The path.
     pub path: &'a str,
-    /// What follows the question mark.
+    /// The part behind the question mark.
     pub query: &'a str,
     /// The headers.
     pub headers: &'a HeaderMap,
@@ -35,7 +35,7 @@ pub struct Call<'a> {
     pub body: &'a [u8],
 }
 
-/// What goes wrong with a call.
+/// The trouble that a call meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// The server is not asked; the answer is this status.
@@ -135,7 +135,7 @@ impl Front {
         self.shared.lock().calls.clone()
     }
 
-    /// Requests that nobody named.
+    /// Requests without a name.
     pub fn unknown(&self) -> Vec<String> {
         self.shared.lock().unknown.clone()
     }
@@ -242,7 +242,7 @@ fn bare(status: StatusCode) -> Response {
 
 /// Ends the connection without a byte of an answer. A body that fails would not do: there is none in the answer to HEAD.
 fn broken() -> Response {
-    // Nobody panicked, so nobody is told; the task that serves the connection is gone, and with it the connection.
+    // This is no panic, and no hook reports it; the task that serves the connection is gone, and with it the connection.
     std::panic::resume_unwind(Box::new("the connection breaks"))
 }
 

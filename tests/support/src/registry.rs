@@ -36,7 +36,7 @@ pub struct Registry {
     folder: TempDir,
 }
 
-/// What a client needs to use a registry.
+/// The credentials and certificates that a registry wants.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     /// Whether the registry speaks TLS.

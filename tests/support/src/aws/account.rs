@@ -1,4 +1,4 @@
-//! The account around it all: who one is, the import role, the quotas.
+//! The account around it all: the import role and the quotas.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -11,16 +11,13 @@ use super::{
     xml::Xml,
 };
 
-/// The user behind the access key.
-const USER: &str = "AIDACKCEVSQ6C2EXAMPLE";
-
 /// Quota of public images. <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-resource-limits.html>
 const PUBLIC_IMAGES: &str = "L-0E3CBAB9";
 
-/// IAM and STS.
-pub(super) fn query(settings: &Settings, service: &str, action: &str, mut parameters: Parameters) -> Result<String> {
-    match (service, action) {
-        ("iam", "GetRole") => {
+/// IAM.
+pub(super) fn query(settings: &Settings, action: &str, mut parameters: Parameters) -> Result<String> {
+    match action {
+        "GetRole" => {
             let name = parameters.required("RoleName")?;
             parameters.finish()?;
             if settings.import_role.as_ref() != Some(&name) {
@@ -28,15 +25,6 @@ pub(super) fn query(settings: &Settings, service: &str, action: &str, mut parame
                 return Err(Refusal::new("NoSuchEntity", message).status(StatusCode::NOT_FOUND));
             }
             Ok(role(&name).into_query(action, "https://iam.amazonaws.com/doc/2010-05-08/"))
-        }
-        ("sts", "GetCallerIdentity") => {
-            parameters.finish()?;
-            let mut answer = Xml::default();
-            answer
-                .text("Arn", format!("arn:aws:iam::{ACCOUNT}:user/uploader"))
-                .text("UserId", USER)
-                .text("Account", ACCOUNT);
-            Ok(answer.into_query(action, "https://sts.amazonaws.com/doc/2011-06-15/"))
         }
         _ => {
             let message = format!("could not find the operation {action}");

@@ -9,7 +9,7 @@ use aws_lc_rs::{
 use axum::http::{HeaderMap, StatusCode, header, request::Parts};
 
 use super::{
-    ACCESS_KEY, SECRET_KEY,
+    ACCESS_KEY, ACCOUNT, SECRET_KEY, SESSION_KEY, SESSION_SECRET, SESSION_TOKEN,
     refusal::{Refusal, Result},
 };
 
@@ -19,10 +19,37 @@ pub(super) struct Scope {
     date: String,
     pub(super) region: String,
     pub(super) service: String,
+    /// The ARN behind the access key.
+    pub(super) caller: String,
+}
+
+impl Scope {
+    /// That of a request to a service that asks for no signature.
+    pub(super) fn unsigned(service: &str) -> Self {
+        Self {
+            date: String::new(),
+            region: String::new(),
+            service: service.to_owned(),
+            caller: "anonymous".to_owned(),
+        }
+    }
+}
+
+/// The secret of an access key, and the token that a request signed with it needs besides.
+fn secret(access_key: &str) -> Option<(&'static str, &'static str, String)> {
+    match access_key {
+        ACCESS_KEY => Some((SECRET_KEY, "", format!("arn:aws:iam::{ACCOUNT}:user/uploader"))),
+        SESSION_KEY => {
+            let arn = format!("arn:aws:sts::{ACCOUNT}:assumed-role/uploader/session");
+            Some((SESSION_SECRET, SESSION_TOKEN, arn))
+        }
+        _ => None,
+    }
 }
 
 struct Authorization<'a> {
     scope: Scope,
+    secret: &'static str,
     signed_headers: &'a str,
     signature: &'a str,
 }
@@ -36,6 +63,7 @@ pub(super) fn scope(headers: &HeaderMap) -> Result<Scope> {
 pub(super) fn verify(parts: &Parts, body: &[u8]) -> Result<Scope> {
     let Authorization {
         scope,
+        secret,
         signed_headers,
         signature,
     } = read(&parts.headers)?;
@@ -77,13 +105,15 @@ pub(super) fn verify(parts: &Parts, body: &[u8]) -> Result<Scope> {
         parts.uri.path(),
         query.join("&"),
     );
-    let Scope { date, region, service } = &scope;
+    let Scope {
+        date, region, service, ..
+    } = &scope;
     let to_sign = format!(
         "AWS4-HMAC-SHA256\n{}\n{date}/{region}/{service}/aws4_request\n{}",
         text("x-amz-date"),
         hex(digest(&SHA256, canonical.as_bytes()).as_ref())
     );
-    let mut key = format!("AWS4{SECRET_KEY}").into_bytes();
+    let mut key = format!("AWS4{secret}").into_bytes();
     for part in [date.as_str(), region, service, "aws4_request"] {
         key = sign(&key, part);
     }
@@ -110,7 +140,9 @@ fn read(headers: &HeaderMap) -> Result<Authorization<'_>> {
     let [access_key, date, region, service, "aws4_request"] = credential[..] else {
         return Err(refused());
     };
-    if access_key != ACCESS_KEY {
+    let (secret, token, caller) = secret(access_key).ok_or_else(refused)?;
+    let given = headers.get("x-amz-security-token");
+    if given.is_some_and(|given| given != token) || (given.is_none() && !token.is_empty()) {
         return Err(refused());
     }
     Ok(Authorization {
@@ -118,7 +150,9 @@ fn read(headers: &HeaderMap) -> Result<Authorization<'_>> {
             date: date.to_owned(),
             region: region.to_owned(),
             service: service.to_owned(),
+            caller,
         },
+        secret,
         signed_headers: field("SignedHeaders=")?,
         signature: field("Signature=")?,
     })

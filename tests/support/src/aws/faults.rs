@@ -37,6 +37,12 @@ pub enum Effect {
     LostAnswer,
     /// Done, and answered this much later.
     Slow(Duration),
+    /// Done, and the text of the answer changed.
+    Rewrite(fn(&str) -> String),
+    /// Done, and answered with another status. 204 has no body.
+    Status(u16),
+    /// Not done, and answered (200) as if it had been.
+    Pretend(&'static str),
     /// Done, and what it makes comes to a bad end: an import is deleted, a copy or a completed snapshot becomes `error`, an
     /// image `failed`.
     Fail {

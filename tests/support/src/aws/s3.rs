@@ -19,7 +19,7 @@ use s3s_fs::FileSystem;
 use serde_json::json;
 
 use super::{
-    ACCESS_KEY, SECRET_KEY, Shared, auth,
+    ACCESS_KEY, SECRET_KEY, SESSION_KEY, SESSION_SECRET, Shared, auth,
     calls::Call,
     lock,
     refusal::{Protocol, Refusal},
@@ -41,7 +41,9 @@ impl Front {
     pub(super) fn new(shared: Arc<Shared>, root: &Path) -> anyhow::Result<Self> {
         let files = FileSystem::new(root).map_err(|error| anyhow!("open the folder of S3: {error:?}"))?;
         let mut builder = S3ServiceBuilder::new(files);
-        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let mut keys = SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY);
+        keys.register(SESSION_KEY.to_owned(), SESSION_SECRET.into());
+        builder.set_auth(keys);
         Ok(Self {
             shared,
             service: builder.build(),

@@ -25,10 +25,14 @@ use super::{
     lock,
     refusal::{Protocol, Refusal, Result},
     request::Parameters,
+    sts,
 };
 
 /// A block and something more.
 const LARGEST: usize = 1024 * 1024;
+
+/// Where a container asks for its credentials.
+pub(super) const CONTAINER: &str = "/v1/container-credentials";
 
 type Form = BTreeMap<String, String>;
 
@@ -44,8 +48,16 @@ pub(super) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
     let Ok(body) = to_bytes(body, LARGEST).await else {
         return Protocol::Ec2.refuse(&Refusal::new("MalformedQueryString", "the body is cut or too large"));
     };
+    if parts.uri.path() == CONTAINER {
+        let settings = lock(&shared.settings).clone();
+        return sts::container(&settings, &parts.headers);
+    }
     // Before the service is known, the refusal is in the form of EC2.
-    let scope = match auth::verify(&parts, &body) {
+    let verified = match is_unsigned(&parts, &body) {
+        true => Ok(auth::Scope::unsigned("sts")),
+        false => auth::verify(&parts, &body),
+    };
+    let scope = match verified {
         Ok(scope) => scope,
         Err(refusal) => {
             let protocol = auth::scope(&parts.headers).ok();
@@ -78,6 +90,7 @@ pub(super) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
     let place = Place {
         service: &scope.service,
         region: &scope.region,
+        caller: &scope.caller,
         action: &action,
     };
     with_faults(&shared, protocol, call, |doom| {
@@ -90,7 +103,14 @@ pub(super) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
 struct Place<'a> {
     service: &'a str,
     region: &'a str,
+    caller: &'a str,
     action: &'a str,
+}
+
+/// Whether a request needs no signature.
+fn is_unsigned(parts: &Parts, body: &Bytes) -> bool {
+    let action = url::form_urlencoded::parse(body).find(|(name, _)| name == "Action");
+    !parts.headers.contains_key(header::AUTHORIZATION) && action.is_some_and(|(_, action)| action == sts::UNSIGNED)
 }
 
 fn act(
@@ -118,10 +138,10 @@ fn act(
     match asked {
         Asked::Form(form) => {
             let parameters = Parameters::new(&form)?;
-            let text = if place.service == "ec2" {
-                ec2::act(&mut context, place.action, parameters)?.into_ec2(place.action)
-            } else {
-                account::query(&settings, place.service, place.action, parameters)?
+            let text = match place.service {
+                "ec2" => ec2::act(&mut context, place.action, parameters)?.into_ec2(place.action),
+                "sts" => sts::query(&settings, place.caller, place.action, parameters)?,
+                _ => account::query(&settings, place.action, parameters)?,
             };
             Ok(typed("text/xml;charset=UTF-8", text))
         }
@@ -214,9 +234,12 @@ pub(super) async fn with_faults<F: Future<Output = Response>>(
         Some(Effect::Fail { message }) => Some(message.clone()),
         _ => None,
     };
-    let response = match refusal {
-        Some(refusal) => protocol.refuse(&refusal),
-        None => work(doom).await,
+    let response = match (refusal, &effect) {
+        (Some(refusal), _) => protocol.refuse(&refusal),
+        (None, Some(Effect::Pretend(text))) => (*text).into_response(),
+        (None, Some(Effect::Rewrite(rewrite))) => rewritten(work(doom).await, rewrite).await,
+        (None, Some(Effect::Status(status))) => restated(work(doom).await, *status),
+        (None, _) => work(doom).await,
     };
     let silent = matches!(effect, Some(Effect::Stall | Effect::LostAnswer));
     call.status = if silent { 0 } else { response.status().as_u16() };
@@ -230,6 +253,31 @@ pub(super) async fn with_faults<F: Future<Output = Response>>(
         }
         _ => response,
     }
+}
+
+/// An answer with another text. A refusal stays as it is.
+async fn rewritten(response: Response, rewrite: &fn(&str) -> String) -> Response {
+    if !response.status().is_success() {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let body = to_bytes(body, LARGEST).await.unwrap_or_default();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let text = rewrite(&String::from_utf8_lossy(&body));
+    (parts, Body::from(text)).into_response()
+}
+
+/// An answer with another status. A refusal stays as it is.
+fn restated(mut response: Response, status: u16) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    if !response.status().is_success() {
+        return response;
+    }
+    if status == StatusCode::NO_CONTENT {
+        return (status, response.headers().clone()).into_response();
+    }
+    *response.status_mut() = status;
+    response
 }
 
 /// An answer that breaks the connection before anything of it was sent.

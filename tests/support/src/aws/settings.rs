@@ -31,6 +31,8 @@ pub struct Settings {
     pub page: Option<usize>,
     /// The role that imports may use, if there is one.
     pub import_role: Option<String>,
+    /// How long the keys of a role's session are good for, by what is said of them.
+    pub session: Duration,
 }
 
 impl Default for Settings {
@@ -50,6 +52,7 @@ impl Default for Settings {
             public_images: 1000,
             page: None,
             import_role: Some("vmimport".into()),
+            session: Duration::from_secs(3600),
         }
     }
 }

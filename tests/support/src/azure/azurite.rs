@@ -135,7 +135,7 @@ impl Azurite {
         Ok(self.reader.get(&self.url_of(blob)).await?.bytes().await?.to_vec())
     }
 
-    /// Makes a page blob of this size with these headers, as another process would have left it.
+    /// Creates a page blob of this size with these headers, as another process would have left it.
     pub async fn leave(&self, blob: &str, size: u64, headers: &[(&str, &str)]) -> Result<()> {
         let created = self
             .reader
@@ -166,6 +166,16 @@ impl Azurite {
             })
             .await?;
         ensure!(written.status() == 201, "write to {blob}: {}", written.status());
+        Ok(())
+    }
+
+    /// Deletes a blob, as the storage account's own rule does.
+    pub async fn delete(&self, blob: &str) -> Result<()> {
+        let deleted = self
+            .reader
+            .send(Method::DELETE, &format!("/{blob}"), |request| request)
+            .await?;
+        ensure!(deleted.status() == 202, "delete {blob}: {}", deleted.status());
         Ok(())
     }
 
@@ -224,7 +234,7 @@ impl Azurite {
         }
     }
 
-    /// What a line of the log says that a program asked for.
+    /// The kind of request in a line of the log.
     fn kind(&self, line: &str) -> Option<String> {
         let (_, request) = line.split_once('"')?;
         let (method, rest) = request.split_once(' ')?;
@@ -309,7 +319,7 @@ impl Reader {
     }
 
     async fn get(&self, url: &str) -> Result<Response> {
-        // Whatever way leads there: the client may go through a proxy.
+        // Host and port may be those of a proxy.
         let path = url.split_once(&format!("/{ACCOUNT}/{}", self.container));
         let (_, path) = path.with_context(|| format!("{url} is not a blob of {}", self.container))?;
         let response = self.send(Method::GET, path, |request| request).await?;
@@ -319,7 +329,16 @@ impl Reader {
         Ok(response)
     }
 
-    /// The bytes of a page blob that nobody writes.
+    /// Whether a blob exists.
+    pub(super) async fn exists(&self, url: &str) -> bool {
+        let Some((_, path)) = url.split_once(&format!("/{ACCOUNT}/{}", self.container)) else {
+            return false;
+        };
+        let found = self.send(Method::HEAD, path, |request| request).await;
+        found.is_ok_and(|found| found.status().is_success())
+    }
+
+    /// The bytes of a page blob without a lease.
     pub(super) async fn disk(&self, url: &str) -> Result<Vec<u8>, String> {
         let response = self.get(url).await.map_err(|error| format!("{error:#}"))?;
         let header = |name: &str| {

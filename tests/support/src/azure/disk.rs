@@ -25,7 +25,7 @@ pub fn vhd(disk: &[u8]) -> Vec<u8> {
     [disk, &footer].concat()
 }
 
-/// Makes a footer's checksum right, whatever else is in it.
+/// Corrects a footer's checksum.
 pub fn seal(footer: &mut [u8]) {
     footer[64..68].fill(0);
     let sum: u32 = footer.iter().map(|byte| u32::from(*byte)).sum();

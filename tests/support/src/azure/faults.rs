@@ -1,19 +1,19 @@
-//! What goes wrong, by the name of the call, and what was called.
+//! Faults by the name of the call, and the record of calls.
 
 use std::time::Instant;
 
 use axum::{
-    body::Body,
+    body::{Body, to_bytes},
     http::{HeaderValue, header},
     response::Response,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Fake, reply};
 
-/// What goes wrong with one call.
+/// The fault of one call.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// 403: not permitted.
@@ -26,25 +26,27 @@ pub enum Fault {
     Deaf,
     /// It is done, and the connection breaks in mid-answer.
     Lost,
+    /// It is done, and a success is answered in another form: this changes the status and the document (null: no body).
+    Answer(fn(&mut u16, &mut Value)),
 }
 
-/// One call.
+/// One recorded call.
 #[derive(Clone, Debug)]
 pub struct Call {
     /// `PUT version`, `LIST versions`, `POST token`, …
     pub name: String,
     /// The path without its first slash.
     pub path: String,
-    /// What was, or would have been, answered.
+    /// The status that was, or would have been, answered.
     pub status: u16,
-    /// When.
+    /// When, by the clock of the test, which may be wound forward.
     pub at: Instant,
 }
 
 pub(super) struct Planned {
     call: String,
     fault: Fault,
-    /// Calls that go well before.
+    /// Calls that succeed before it.
     before: usize,
     left: usize,
 }
@@ -61,7 +63,7 @@ impl Planned {
 }
 
 impl Fault {
-    /// The answer of faults that answer before anything is done.
+    /// The answer of a fault that replaces the call.
     pub(super) fn instead(&self) -> Option<Response> {
         let error = |status, code: &str| {
             let body = json!({"error": {"code": code, "message": "a test wants it so"}});
@@ -77,7 +79,7 @@ impl Fault {
                     .insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
                 Some(response)
             }
-            Self::Deaf | Self::Lost => None,
+            Self::Deaf | Self::Lost | Self::Answer(_) => None,
         }
     }
 }
@@ -101,12 +103,32 @@ impl Fake {
             name: name.to_owned(),
             path: path.to_owned(),
             status,
-            at: Instant::now(),
+            at: tokio::time::Instant::now().into_std(),
         });
     }
 }
 
-/// The answer, less its end.
+/// A success in another form.
+pub(super) async fn changed(response: Response, change: fn(&mut u16, &mut Value)) -> Response {
+    if !response.status().is_success() {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let mut status = parts.status.as_u16();
+    let mut document = serde_json::from_slice(&body).unwrap_or_default();
+    change(&mut status, &mut document);
+    parts.status = reply::status(status);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let body = if document.is_null() {
+        Body::empty()
+    } else {
+        Body::from(document.to_string())
+    };
+    Response::from_parts(parts, body)
+}
+
+/// The answer, cut off before its end.
 pub(super) fn cut(response: Response) -> Response {
     let (mut parts, _) = response.into_parts();
     parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(1000));

@@ -26,7 +26,7 @@ const FEATURES: [&str; 6] = [
     "ConfidentialVM",
     "StartsAtVersion",
 ];
-/// What cannot be changed in a definition.
+/// The properties of a definition that cannot be changed.
 const FIXED: [&str; 6] = [
     "osType",
     "osState",
@@ -197,7 +197,7 @@ impl Fake {
         }
     }
 
-    /// The answer to a request that begins an operation.
+    /// The answer to a request that starts an operation.
     pub(super) fn begun(&mut self, status: u16, key: &str, body: Option<&Value>) -> Response {
         let id = Uuid::new_v4().to_string();
         let url = format!(
@@ -234,7 +234,7 @@ impl Fake {
         let waiting =
             |resources: &BTreeMap<String, Resource>| resources.get(key).is_some_and(|found| !found.is_ready());
         let (busy, error) = match self.versions.get(key) {
-            // Another operation has begun since; this one has ended.
+            // Another operation has started since; this one has ended.
             Some(version) if version.operation != id => (false, None),
             Some(version) => (version.is_busy(), version.error()),
             None => (waiting(&self.galleries) || waiting(&self.definitions), None),
@@ -257,7 +257,7 @@ impl Fake {
             (false, _) => reply::document(200, &body),
             (true, "InProgress") => empty(202),
             (true, "Failed") => reply::document(409, &json!({"error": body["error"]})),
-            // What was made, or nothing of what was deleted.
+            // The created resource, or nothing after a deletion.
             (true, _) => {
                 let made = self.gallery(key).or_else(|| self.definition(key));
                 match made.or_else(|| self.version(key, false)) {
@@ -269,7 +269,7 @@ impl Fake {
     }
 }
 
-/// What is directly below a list.
+/// The keys directly below a list.
 fn below<T>(resources: &BTreeMap<String, T>, list: &str) -> Vec<String> {
     let is_below = |key: &&String| {
         let name = key.strip_prefix(list).and_then(|rest| rest.strip_prefix('/'));

@@ -1,4 +1,4 @@
-//! What is answered, and what is refused.
+//! Answers and refusals.
 
 use axum::{
     body::Body,
@@ -31,7 +31,7 @@ impl Refusal {
         Self::new(400, "InvalidParameter", format!("{what} {why}"))
     }
 
-    /// A change of what is fixed.
+    /// A change of a fixed property.
     pub(super) fn fixed(what: &str) -> Self {
         let message = format!("Changing property '{what}' is not allowed.");
         Self::new(409, "PropertyChangeNotAllowed", message)
@@ -64,7 +64,7 @@ pub(super) fn json(headers: &HeaderMap, body: &[u8]) -> Result<Value, Refusal> {
     serde_json::from_slice(body).map_err(|error| Refusal::new(400, "InvalidRequestContent", error.to_string()))
 }
 
-/// Whether a path is in the one group of the one subscription.
+/// Refuses a path outside the one group of the one subscription.
 pub(super) fn in_group(path: &str) -> Result<(), Refusal> {
     let (path, group) = (path.to_lowercase(), group_path().to_lowercase());
     let subscription = group.split("/resourcegroups/").next().unwrap_or_default();
@@ -77,7 +77,7 @@ pub(super) fn in_group(path: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Refuses properties that nobody knows.
+/// Refuses unknown properties.
 pub(super) fn only(value: &Value, place: &str, known: &[&str]) -> Result<(), Refusal> {
     let Some(object) = value.as_object() else {
         return Err(Refusal::invalid(place, "is no object"));

@@ -1,4 +1,4 @@
-//! What Azure takes for a version, and what it does not.
+//! The versions that Azure accepts, and those that it refuses.
 
 use std::collections::BTreeMap;
 
@@ -156,7 +156,7 @@ pub(super) fn check(body: &Value) -> Result<String, Refusal> {
             &safety,
         )?;
     }
-    // Versions that a test made have a source without it.
+    // Versions that a test added have a source without an account.
     if uri.contains("gone.blob.core") {
         return Ok(home);
     }
@@ -173,7 +173,7 @@ pub(super) fn check(body: &Value) -> Result<String, Refusal> {
     Ok(home)
 }
 
-/// Refuses a change of what is fixed.
+/// Refuses a change of fixed properties.
 pub(super) fn check_change(old: &Value, new: &Value, home: &str) -> Result<(), Refusal> {
     if regions::canonical(old["location"].as_str().unwrap_or_default()) != home {
         return Err(Refusal::fixed("location"));

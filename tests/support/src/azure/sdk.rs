@@ -1,4 +1,4 @@
-//! The vendor's own SDK for Python, to look at the stand-in, and at what was published, with other eyes.
+//! The vendor's own SDK for Python, as an independent reader of the stand-in and of published images.
 
 use std::{fs, path::PathBuf};
 

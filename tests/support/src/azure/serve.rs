@@ -1,4 +1,4 @@
-//! Which request is about what.
+//! Dispatches requests by their path.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,10 +16,10 @@ use super::{
     version,
 };
 
-/// Nothing a client sends is larger.
+/// Upper bound on a request's body.
 const BODY: usize = 1 << 20;
 
-/// What a request is about.
+/// The subject of a request.
 enum Subject {
     Token(String),
     Gallery(String),
@@ -95,7 +95,12 @@ pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
         shared.lock().record(&name, &path, response.status().as_u16());
         return response;
     }
-    let response = answer(&shared, &parts, &path, subject, &body).unwrap_or_else(Refusal::into_response);
+    let has_source = has_source(&shared, &parts.method, &subject).await;
+    let answer = answer(&shared, &parts, &path, subject, &body, has_source);
+    let mut response = answer.unwrap_or_else(Refusal::into_response);
+    if let Some(Fault::Answer(change)) = fault {
+        response = faults::changed(response, change).await;
+    }
     shared.lock().record(&name, &path, response.status().as_u16());
     match fault {
         Some(Fault::Deaf) => std::future::pending().await,
@@ -104,7 +109,26 @@ pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
     }
 }
 
-fn answer(shared: &Arc<Shared>, parts: &Parts, path: &str, subject: Subject, body: &[u8]) -> Result<Response, Refusal> {
+/// For a change of a version: the blob that it was imported from still exists.
+async fn has_source(shared: &Arc<Shared>, method: &Method, subject: &Subject) -> bool {
+    let (&Method::PUT, Subject::Version(key), Some(blobs)) = (method, subject, &shared.blobs) else {
+        return true;
+    };
+    let source = shared.lock().source_of(key);
+    match source {
+        Some(uri) => blobs.exists(&uri).await,
+        None => true,
+    }
+}
+
+fn answer(
+    shared: &Arc<Shared>,
+    parts: &Parts,
+    path: &str,
+    subject: Subject,
+    body: &[u8],
+    has_source: bool,
+) -> Result<Response, Refusal> {
     let mut fake = shared.lock();
     if let Subject::Token(tenant) = &subject {
         return fake.tokens.give(tenant, body);
@@ -150,7 +174,7 @@ fn answer(shared: &Arc<Shared>, parts: &Parts, path: &str, subject: Subject, bod
             found(fake.version(&key, expand.is_some()))
         }
         (&Method::PUT, Subject::Version(key)) => {
-            let (response, import) = fake.put_version(&key, path, given, json()?)?;
+            let (response, import) = fake.put_version(&key, path, given, json()?, has_source)?;
             match (import, &shared.blobs) {
                 (Some(_), None) => fake.end_import(&key, Ok(Vec::new())),
                 (Some(uri), Some(blobs)) => {

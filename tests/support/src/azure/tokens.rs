@@ -113,7 +113,7 @@ impl Tokens {
         token
     }
 
-    /// Lets in who shows a token for Resource Manager.
+    /// Accepts a request with a token for Resource Manager.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = shown.and_then(|shown| shown.strip_prefix("Bearer "));

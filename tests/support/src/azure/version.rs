@@ -20,7 +20,7 @@ use super::{
     rules::{check, check_change, check_disk, check_name, target_names},
 };
 
-/// A version and how far it is.
+/// A version, its import, and its replicas.
 pub(super) struct Version {
     id: String,
     name: String,
@@ -31,6 +31,8 @@ pub(super) struct Version {
     /// The last operation.
     pub(super) operation: String,
     deleted: Option<Instant>,
+    /// A change was refused because the source blob is gone.
+    lost_source: bool,
 }
 
 enum Import {
@@ -50,9 +52,9 @@ struct Replica {
 pub(super) enum Ending {
     Completed,
     Failed,
-    /// Nobody says how.
+    /// It ends without a status.
     Unsaid,
-    /// It goes on for ever.
+    /// It never ends.
     Never,
 }
 
@@ -82,6 +84,7 @@ impl Version {
             is_new: false,
             operation: String::new(),
             deleted: None,
+            lost_source: false,
         };
         version.body["properties"]["publishingProfile"]["publishedDate"] = json!("2025-01-01T00:00:00Z");
         version
@@ -89,6 +92,10 @@ impl Version {
 
     pub(super) fn tags(&mut self) -> &mut Value {
         &mut self.body["tags"]
+    }
+
+    pub(super) fn lose_source(&mut self) {
+        self.lost_source = true;
     }
 
     pub(super) fn promote(&mut self) {
@@ -111,10 +118,13 @@ impl Version {
         }
     }
 
-    /// Why it is not good.
+    /// The error of a failed version.
     pub(super) fn error(&self) -> Option<(&'static str, String)> {
         if let Import::Failed(code, message) = &self.import {
             return Some((code, message.clone()));
+        }
+        if self.lost_source {
+            return Some(("SourceBlobNotFound", "The source blob does not exist.".to_owned()));
         }
         let failed: Vec<&str> = self
             .replicas
@@ -170,7 +180,7 @@ impl Version {
 }
 
 impl Fake {
-    /// Removes what was deleted long enough ago.
+    /// Forgets versions that were deleted long enough ago.
     pub(super) fn settle(&mut self) {
         let now = Instant::now();
         let gone = |version: &Version| version.deleted.is_some_and(|at| now >= at);
@@ -207,13 +217,23 @@ impl Fake {
         Some(shown)
     }
 
-    /// The answer, and what is to be imported.
+    /// The blob that a version was imported from, if its replication still depends on it.
+    pub(super) fn source_of(&self, key: &str) -> Option<String> {
+        let source = &self.versions.get(key)?.body["properties"]["storageProfile"]["osDiskImage"]["source"];
+        // Versions that a test added come from a service whose storage the stand-in does not see.
+        let uri = source["uri"].as_str().filter(|uri| !uri.contains("gone.blob.core"));
+        uri.map(str::to_owned)
+    }
+
+    /// The answer, and the blob to be imported. `has_source`: the blob that an existing version was imported from still
+    /// exists. Without it, Azure neither replicates the version to other regions nor repairs it, and it is `Failed`.
     pub(super) fn put_version(
         &mut self,
         key: &str,
         path: &str,
         name: &str,
         mut body: Value,
+        has_source: bool,
     ) -> Result<(Response, Option<String>), Refusal> {
         self.settle();
         let definition = parent(key);
@@ -249,6 +269,7 @@ impl Fake {
                     replicas: BTreeMap::new(),
                     operation: String::new(),
                     deleted: None,
+                    lost_source: false,
                 };
                 self.versions.insert(key.to_owned(), version);
                 (201, uri)
@@ -265,11 +286,20 @@ impl Fake {
                     ));
                 }
                 check_change(&old.body, &body, &home)?;
+                let is_repair = old.error().is_some() || target_names(&old.body) != wanted;
+                if is_repair && !has_source {
+                    if let Some(version) = self.versions.get_mut(key) {
+                        version.lost_source = true;
+                        version.is_new = false;
+                    }
+                    return Err(Refusal::new(400, "InvalidParameter", "The source blob does not exist."));
+                }
                 let published = old.body["properties"]["publishingProfile"]["publishedDate"].clone();
                 body["properties"]["publishingProfile"]["publishedDate"] = published;
                 if let Some(version) = self.versions.get_mut(key) {
                     version.body = body;
                     version.is_new = false;
+                    version.lost_source = false;
                 }
                 (200, None)
             }
@@ -279,8 +309,8 @@ impl Fake {
         Ok((self.begun(status, key, Some(&shown)), import))
     }
 
-    /// Begins what is new, and ends what is not wanted any more. The version's own region, which cannot be taken out, is
-    /// tried again if it has failed.
+    /// Starts replication to new regions, and drops regions that are no longer targets. The version's own region, which cannot
+    /// be dropped, is tried again if it failed.
     fn replicate(&mut self, key: &str, wanted: &[String], home: &str) {
         let Some(version) = self.versions.get_mut(key) else {
             return;
@@ -323,7 +353,7 @@ impl Fake {
         Ok(self.begun(202, key, None))
     }
 
-    /// What was read, or why nothing was.
+    /// Ends an import with the bytes that were read, or with an error.
     pub(super) fn end_import(&mut self, key: &str, imported: Result<Vec<u8>, (&'static str, String)>) {
         let Some(version) = self.versions.get_mut(key) else {
             return;
@@ -338,7 +368,7 @@ impl Fake {
     }
 }
 
-/// Reads the blob, and looks whether it is a disk.
+/// Reads the blob and checks that it is a disk.
 pub(super) async fn import(shared: Arc<Shared>, blobs: Reader, key: String, uri: String) {
     let pause = shared.lock().times.import;
     tokio::time::sleep(pause).await;

@@ -1,4 +1,4 @@
-//! What an AMI is to be, and the tags that tell it and its snapshots from others.
+//! The specification of an AMI, and the tags that identify it and its snapshots.
 //!
 //! Every image, snapshot, and import task of ours has the tags of the configuration's table `tags`, `Name` unless that
 //! table has one, and these, each after `cloud-image-uploader:`
@@ -20,41 +20,40 @@ use uuid::Uuid;
 use super::error::Error;
 use crate::config::aws::Aws;
 use crate::model::compose::Image;
-use crate::model::mark::{Mark, OWNER};
+use crate::model::mark::Mark;
 use crate::model::select::{Deliverable, Target};
+use crate::model::target::aws::Ami;
+use crate::providers::ownership::{self, Comparison, HandsOff};
 
-/// Before the name of each tag of ours.
+/// The prefix of each tag of this program.
 const PREFIX: &str = "cloud-image-uploader:";
 
-/// The tag that says how a snapshot came to be.
-pub(super) const MADE_BY: &str = "cloud-image-uploader:made-by";
+/// The tag that names the method by which a snapshot was created.
+pub(super) const CREATED_BY: &str = "cloud-image-uploader:made-by";
 
-/// Whoever puts this tag with the value `never` on something wants it kept.
-const KEEP: (&str, &str) = ("delete", "never");
-
-/// What is the same in every region.
-pub(super) struct Wanted {
-    /// Unique in each region.
+/// The properties of an AMI that are the same in every region.
+pub(super) struct AmiSpec {
+    /// The AMI's name, unique in each region.
     pub(super) name: String,
-    /// Its one image.
+    /// The image file in the compose.
     pub(super) image: Image,
-    /// For people.
+    /// The description that people read.
     pub(super) description: String,
     tags: BTreeMap<String, String>,
 }
 
-/// How a snapshot came to be.
+/// The method by which a snapshot was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Made {
-    /// By AWS, from an object.
+pub(super) enum CreatedBy {
+    /// Imported by AWS from an object.
     Import,
-    /// Block by block.
+    /// Written block by block with EBS direct.
     Blocks,
-    /// From another region's.
+    /// Copied from another region.
     Copy,
 }
 
-impl Made {
+impl CreatedBy {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Import => "import",
@@ -64,9 +63,9 @@ impl Made {
     }
 }
 
-impl Wanted {
+impl AmiSpec {
     pub(super) fn of(deliverable: &Deliverable, section: &Aws) -> Result<Self, Error> {
-        let (Target::Ami { name }, [image]) = (&deliverable.target, &deliverable.images[..]) else {
+        let (Target::Aws(Ami { name }), [image]) = (&deliverable.target, &deliverable.images[..]) else {
             return Err(Error::NotAnAmi(deliverable.name()));
         };
         let mut tags = BTreeMap::from([("Name".to_owned(), name.clone())]);
@@ -99,13 +98,13 @@ impl Wanted {
     }
 
     /// The tags of a snapshot.
-    pub(super) fn tags_of_snapshot(&self, made: Made) -> BTreeMap<String, String> {
+    pub(super) fn tags_of_snapshot(&self, made: CreatedBy) -> BTreeMap<String, String> {
         let mut tags = self.tags.clone();
-        tags.insert(MADE_BY.to_owned(), made.as_str().to_owned());
+        tags.insert(CREATED_BY.to_owned(), made.as_str().to_owned());
         tags
     }
 
-    /// Finds what has our mark and was made of the same image of the same compose.
+    /// Filters for resources that carry our mark and come from the same image of the same compose.
     pub(super) fn filters(&self) -> Vec<Filter> {
         let filters = self
             .identity()
@@ -113,7 +112,7 @@ impl Wanted {
         filters.collect()
     }
 
-    /// Whether something has our mark and was made of the same image of the same compose.
+    /// Reports whether these tags are our mark, of the same image of the same compose.
     pub(super) fn is_ours(&self, tags: &BTreeMap<String, String>) -> bool {
         self.identity()
             .all(|(tag, value)| tags.get(&tag).is_some_and(|found| found == value))
@@ -127,31 +126,31 @@ impl Wanted {
         })
     }
 
-    /// Refuses a name that is taken: by somebody else, or by other content. What has no mark was made by the service
-    /// before this one, which named images the same way.
+    /// Refuses an image of the same name that has another owner or other content. The previous service created images
+    /// without a mark under the same names.
     pub(super) fn judge(&self, ami: &str, region: &str, tags: &BTreeMap<String, String>) -> Result<(), Error> {
-        let found = |tag: &str| tags.get(&format!("{PREFIX}{tag}")).cloned();
-        match (found("owner"), found("image-sha256")) {
-            (Some(owner), _) if owner != OWNER => Err(Error::Foreign {
+        let value = |tag: &str| tags.get(&format!("{PREFIX}{tag}")).map(String::as_str);
+        match ownership::compare(value("owner"), value("image-sha256"), &self.image.sha256) {
+            Comparison::Same => Ok(()),
+            Comparison::Foreign(owner) => Err(Error::Foreign {
                 name: self.name.clone(),
                 region: region.to_owned(),
                 ami: ami.to_owned(),
                 owner,
             }),
-            (_, Some(found)) if found != self.image.sha256 => Err(Error::Taken {
+            Comparison::OtherContent(found) => Err(Error::OtherContent {
                 name: self.name.clone(),
                 region: region.to_owned(),
                 ami: ami.to_owned(),
                 found,
                 expected: self.image.sha256.clone(),
             }),
-            _ => Ok(()),
         }
     }
 
-    /// The same for everybody who wants the same thing done for the same time, so that it is done once.
+    /// The idempotency token of a call: equal for every process that makes the same call for the same attempt.
     /// [Tokens](https://docs.aws.amazon.com/AWSEC2/latest/APIReference/Run_Instance_Idempotency.html) have 64 characters
-    /// at most and belong to all that is asked for.
+    /// at most and cover all parameters.
     pub(super) fn token(&self, asked: &[&str], attempt: usize) -> String {
         let tags = self.tags.iter().map(|(tag, value)| format!("{tag}={value}"));
         let asked = asked.iter().map(|asked| (*asked).to_owned());
@@ -160,25 +159,25 @@ impl Wanted {
     }
 }
 
-/// Whether somebody wants it kept.
-pub(super) fn is_kept(tags: &BTreeMap<String, String>) -> bool {
-    let (tag, value) = KEEP;
-    tags.get(tag).is_some_and(|found| found == value)
+/// The reason to leave something with these tags alone, if there is one.
+pub(super) fn hands_off(tags: &BTreeMap<String, String>) -> Option<HandsOff> {
+    let owner = tags.get(&format!("{PREFIX}owner")).map(String::as_str);
+    ownership::hands_off(tags, owner)
 }
 
-/// As EC2 sends them.
-pub(super) fn read(tags: &[Tag]) -> BTreeMap<String, String> {
+/// The tags in an answer of EC2, by name.
+pub(super) fn tags_of(tags: &[Tag]) -> BTreeMap<String, String> {
     let pair = |tag: &Tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()));
     tags.iter().filter_map(pair).collect()
 }
 
-/// As EC2 takes them.
+/// The tags as EC2 accepts them.
 pub(super) fn write(tags: &BTreeMap<String, String>) -> Vec<Tag> {
     let tag = |(name, value): (&String, &String)| Tag::builder().key(name).value(value).build();
     tags.iter().map(tag).collect()
 }
 
-/// As EC2 takes them with what makes the thing that has them: there is no moment without.
+/// Tags for a create call, so a resource is never untagged, not even briefly.
 pub(super) fn specification(kind: ResourceType, tags: &BTreeMap<String, String>) -> TagSpecification {
     TagSpecification::builder()
         .resource_type(kind)
