@@ -1,18 +1,19 @@
 //! Google Cloud: tarballs as Compute Engine images in families.
 //!
 //! *Stage* uploads the tarball as it is to the bucket, under a name that carries its digest; imports it as an
-//! [image](https://cloud.google.com/compute/docs/reference/rest/v1/images) without a family; deletes the object, which is
-//! of no use any more; and deprecates the image. *Release* puts it into its family, where it waits to be promoted. What
-//! it needs is in the cloud alone: labels say which compose and which file an image was made of, and when it was promoted.
-//! Who may see the images is the project's own policy.
+//! [image](https://cloud.google.com/compute/docs/reference/rest/v1/images) without a family; deletes the object, which
+//! nothing needs any more; and deprecates the image. *Release* puts it into its family, where it waits for its promotion.
+//! The cloud holds all state: labels say from which compose and file an image was made, and when it was promoted. The
+//! project's own policy decides who may see the images.
 //!
-//! Two policies run after each new image, and every hour: the newest image of a family that has been there for a while
-//! becomes its head, and images that are past their end of life or have long been deprecated go. Images are billed by
-//! their size for as long as they are there, objects likewise.
+//! *Clean-up* runs after publications, every hour, and as a command: it makes the newest image of sufficient age the head
+//! of its family, and deletes images that are past their end of life or have been deprecated for long. Images and objects
+//! are billed by size for as long as they exist.
 
 mod check;
 mod clean_up;
 mod client;
+mod credentials;
 mod error;
 mod image;
 mod inventory;
@@ -22,14 +23,16 @@ mod storage;
 mod upload;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use self::client::Cloud;
+use self::credentials::SharedCredentials;
 use self::error::Error;
-use self::image::Wanted;
+use self::image::ImageSpec;
 use self::promotion::Rules;
 use super::contract::{Finding, Publish, Retire, Retired, Task};
 use crate::base::failure::Failure;
@@ -38,23 +41,23 @@ use crate::config::gcp::{CREDENTIALS, Gcp};
 use crate::model::outcome::{Origin, Outcome, Place};
 use crate::model::select::Deliverable;
 
-/// Between two looks at what the policies have to do. Their times are days.
-const UPKEEP: Duration = Duration::from_secs(60 * 60);
+/// The pause between two runs of clean-up. Its rules count in days.
+const CLEAN_UP_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// Publishes to a project of Google Cloud.
 pub struct GcpProvider {
     section: Gcp,
-    credentials: PathBuf,
-    /// Held while the policies run.
-    policies: Mutex<()>,
+    credentials: Arc<SharedCredentials>,
+    /// Locked by the one run of clean-up.
+    clean_up: Mutex<()>,
 }
 
 impl GcpProvider {
-    /// Connects to nothing yet.
+    /// A provider that connects on its first call.
     ///
     /// # Errors
     ///
-    /// No file with credentials is named.
+    /// `GOOGLE_APPLICATION_CREDENTIALS` is not set.
     pub fn new(section: &Gcp, environment: &Environment) -> Result<Self, Failure> {
         let credentials = environment.get(CREDENTIALS).ok_or_else(|| Error::Credentials {
             path: PathBuf::new(),
@@ -62,12 +65,12 @@ impl GcpProvider {
         })?;
         Ok(Self {
             section: section.clone(),
-            credentials: PathBuf::from(credentials),
-            policies: Mutex::default(),
+            credentials: Arc::new(SharedCredentials::new(PathBuf::from(credentials))),
+            clean_up: Mutex::default(),
         })
     }
 
-    /// A session for one piece of work. The credentials are read each time: they may have been replaced.
+    /// A session for one piece of work.
     async fn cloud(&self) -> Result<Cloud, Error> {
         Cloud::new(&self.section, &self.credentials).await
     }
@@ -86,10 +89,10 @@ impl Publish for GcpProvider {
     }
 
     async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure> {
-        let wanted = Wanted::of(deliverable)?;
+        let spec = ImageSpec::of(deliverable)?;
         // An image is in all its storage locations at once.
         let may_change = deliverable.locations.iter().any(|location| task.concerns(location));
-        let staged = wanted.stage(&self.cloud().await?, task, may_change).await?;
+        let staged = spec.stage(&self.cloud().await?, task, may_change).await?;
         let places = staged.map_or_else(Vec::new, |(address, origin)| places(deliverable, &address, origin));
         Ok(Outcome {
             places,
@@ -102,7 +105,7 @@ impl Publish for GcpProvider {
         let Some(place) = publication.places.iter().find(|place| task.concerns(&place.location)) else {
             return Ok(publication);
         };
-        let (address, done) = Wanted::of(deliverable)?.release(&self.cloud().await?).await?;
+        let (address, done) = ImageSpec::of(deliverable)?.release(&self.cloud().await?).await?;
         let origin = match (place.origin, done) {
             (Origin::Found, Origin::Found) => Origin::Found,
             _ => Origin::Created,
@@ -115,12 +118,12 @@ impl Publish for GcpProvider {
 #[async_trait]
 impl Retire for GcpProvider {
     async fn clean_up(&self, dry_run: bool) -> Result<Retired, Failure> {
-        let _turn = self.policies.lock().await;
+        let _only = self.clean_up.lock().await;
         clean_up::run(&self.cloud().await?, &Rules::of(&self.section), dry_run).await
     }
 
     fn interval(&self) -> Option<Duration> {
-        Some(UPKEEP)
+        Some(CLEAN_UP_INTERVAL)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is there already: adopted, completed, refused, or replaced.
+//! Existing images: adopted, completed, refused, or replaced.
 
 use cloud_image_uploader::base::failure::Class;
 use cloud_image_uploader::model::outcome::Origin;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::world::*;
 
-/// What `change` leaves of an image that was published.
+/// Publishes an image, changes it, and publishes again.
 async fn after(change: impl FnOnce(&mut Value)) -> (World, Result<Origin, String>) {
     let world = World::new().await;
     let deliverable = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;
@@ -31,7 +31,7 @@ fn remove(image: &mut Value, fields: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_began_is_completed() {
+async fn an_image_that_another_process_started_is_completed() {
     let is = |state: &str| json!({"state": state});
     for deprecated in [is("DEPRECATED"), is("ACTIVE"), Value::Null] {
         let (world, outcome) = after(|image| {
@@ -62,12 +62,16 @@ async fn an_image_that_failed_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ruin_that_is_not_ours_to_replace_is_left_alone() {
+async fn a_failed_image_that_is_not_ours_is_left_alone() {
     for (labels, expected) in [
         (json!({"team": "somebody"}), "it has no mark of this program"),
         (Value::Null, "it has no mark of this program"),
         (
             json!({"owner": "cloud-image-uploader", "compose-id": "fedora-cloud-43-20251023_0", "delete": "never"}),
+            "its label says delete=never",
+        ),
+        (
+            json!({"owner": "cloud-image-uploader", "compose-id": "fedora-cloud-43-20251023_0", "delete": "NEVER"}),
             "its label says delete=never",
         ),
     ] {
@@ -87,7 +91,7 @@ async fn a_ruin_that_is_not_ours_to_replace_is_left_alone() {
     }
 }
 
-/// The head that an operator or the policy made of it stays the head.
+/// An image that an operator or the policy promoted remains the head.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_image_is_not_deprecated_again() {
     let (world, outcome) = after(|image| remove(image, &["deprecated"])).await;
@@ -96,7 +100,7 @@ async fn a_promoted_image_is_not_deprecated_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_former_service_s_image_is_adopted_by_name_and_left_as_it_is() {
+async fn an_image_of_the_previous_service_is_adopted_by_name_and_not_changed() {
     let (world, outcome) = after(|image| remove(image, &["labels", "deprecated", "family"])).await;
     assert_eq!(outcome, Ok(Origin::Found));
     let image = &world.cloud.images()[IMAGE];
@@ -104,7 +108,7 @@ async fn the_former_service_s_image_is_adopted_by_name_and_left_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_taken_by_other_content_or_by_others_is_an_error() {
+async fn a_name_taken_by_other_content_or_another_owner_is_an_error() {
     let world = World::new().await;
     let first = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;
     publish(&world.provider(), &first).await.unwrap();
@@ -137,14 +141,27 @@ async fn a_nightly_and_an_unlabelled_candidate_of_one_day_have_different_names()
         publish(&world.provider(), &deliverable).await.unwrap();
         assert_eq!(world.cloud.content(name), Some(deliverable.images[0].sha256.clone()));
     }
-    world
-        .assert_only(&[IMAGE, composes[1].1].into_iter().rev().collect::<Vec<_>>())
-        .await;
+    world.assert_only(&composes.map(|(_, name)| name)).await;
 }
 
-/// Another process has made an image of other content: after this one looked first, or before it tries again.
+/// An operator may write `delete=never` in any letter case; nothing of such an image is changed.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_uploaded_for_a_name_that_is_taken_goes() {
+async fn a_kept_image_is_adopted_and_not_changed() {
+    for value in ["never", "Never"] {
+        let (world, outcome) = after(|image| {
+            remove(image, &["family", "deprecated"]);
+            image["labels"]["delete"] = json!(value);
+        })
+        .await;
+        assert_eq!(outcome, Ok(Origin::Found), "{value}");
+        let image = &world.cloud.images()[IMAGE];
+        assert_eq!((&image["family"], &image["deprecated"]), (&Value::Null, &Value::Null));
+    }
+}
+
+/// Another process creates an image of other content, after this one looked first or before it tries again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_for_a_name_that_is_taken_is_deleted() {
     for looked_before in [true, false] {
         let world = World::new().await;
         let first = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;

@@ -1,4 +1,4 @@
-//! What an operator reads about the likeliest mistakes: what, where, why, and what to do.
+//! Texts about the likeliest mistakes: each names the object, the cause, and the remedy.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn reconsume(world: &World) -> Exit {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mistakes_are_told_with_their_remedy() {
+async fn mistakes_are_reported_with_their_remedy() {
     let mut advice = Advice::default();
 
     let mut world = World::new().await;

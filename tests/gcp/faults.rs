@@ -1,4 +1,4 @@
-//! A cloud that fails, once or for good.
+//! Failures of the cloud, transient and permanent.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::world::*;
 
-/// All calls of a publication that may fail on the way.
+/// All calls of a publication.
 const CALLS: [&str; 10] = [
     "images.get",
     "objects.get",
@@ -26,7 +26,7 @@ const CALLS: [&str; 10] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn passing_failures_are_not_seen() {
+async fn transient_failures_are_retried() {
     for fault in [
         Fault::unavailable(),
         Fault::throttled(),
@@ -38,13 +38,14 @@ async fn passing_failures_are_not_seen() {
         }
         let deliverable = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;
         publish(&world.provider(), &deliverable).await.unwrap();
+        world.provider().clean_up(false).await.unwrap();
         assert!(world.cloud.faults_met(), "{fault:?}");
         world.assert_only(&[IMAGE]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_breaks_goes_on_where_it_stopped() {
+async fn an_interrupted_upload_resumes_where_it_stopped() {
     let world = World::with(Emulator::GcpStorageEmulator).await;
     world.cloud.fault("objects.upload", Fault::unavailable(), 1);
     world.cloud.fault("objects.upload", Fault::Half, 2);
@@ -58,7 +59,7 @@ async fn an_upload_that_breaks_goes_on_where_it_stopped() {
 
 /// In the second of three pieces.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_breaks_in_mid_upload_costs_no_more_than_its_piece() {
+async fn a_lost_connection_costs_no_more_than_one_piece() {
     let mut world = World::with(Emulator::GcpStorageEmulator).await;
     let bucket = Url::parse(&world.storage).unwrap();
     let proxy = Proxy::start(bucket.port().unwrap()).await.unwrap();
@@ -74,13 +75,13 @@ async fn a_connection_that_breaks_in_mid_upload_costs_no_more_than_its_piece() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_the_service_has_forgotten_begins_anew() {
+async fn an_upload_that_the_service_has_forgotten_starts_again() {
     let world = World::with(Emulator::GcpStorageEmulator).await;
     world.cloud.fault("objects.upload", Fault::refuse(410, "gone"), 1);
     let deliverable = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;
     let failure = publish(&world.provider(), &deliverable).await.unwrap_err();
     assert!(failure.class().is_transient(), "{failure}");
-    assert_eq!(world.cloud.count("objects.upload"), 1, "asking again is no use");
+    assert_eq!(world.cloud.count("objects.upload"), 1, "the session is gone for good");
     publish(&world.provider(), &deliverable).await.unwrap();
     assert_eq!(world.cloud.count("objects.insert"), 2);
     world.assert_only(&[IMAGE]).await;
@@ -102,7 +103,7 @@ async fn bytes_that_change_on_the_way_make_no_image() {
     }
 }
 
-/// Another process is faster: the object is there by now, and is not overwritten.
+/// Another process uploads the object first; it is not overwritten.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_appears_meanwhile_is_used() {
     let world = World::new().await;
@@ -157,7 +158,7 @@ async fn an_import_that_fails_after_long_is_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_operator_must_mend_is_told_at_once() {
+async fn failures_that_an_operator_must_fix_are_reported_at_once() {
     let mut world = World::new().await;
     let deliverable = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;
     let fails = async |world: &World| {
@@ -179,13 +180,13 @@ async fn what_an_operator_must_mend_is_told_at_once() {
     world.credentials = world.cloud.workload_identity().unwrap();
     let text = fails(&world).await;
     assert!(text.contains("get a token"), "{text}");
-    // Mended, and the same provider goes on.
+    // Once that is fixed, publishing succeeds.
     publish(&world.provider(), &deliverable).await.unwrap();
     world.assert_only(&[IMAGE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_absent_bucket_is_told() {
+async fn an_absent_bucket_is_reported() {
     let world = World::new().await;
     let deliverable = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;
     world.cloud.fault("objects.get", Fault::refuse(404, "notFound"), 1);
@@ -193,14 +194,14 @@ async fn an_absent_bucket_is_told() {
     let failure = publish(&world.provider(), &deliverable).await.unwrap_err();
     assert_eq!(failure.class(), Class::Everything);
     assert!(
-        failure.to_string().contains("bucket test-bucket: there is none"),
+        failure.to_string().contains("bucket test-bucket: it does not exist"),
         "{failure}"
     );
 }
 
-/// A policy that fails spoils no publication.
+/// A failed run of clean-up does not affect publications.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_cannot_be_read_spoils_nothing_but_the_policy() {
+async fn an_incomplete_list_affects_only_clean_up() {
     let world = World::new().await;
     world.cloud.set_partial(true);
     let deliverable = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;

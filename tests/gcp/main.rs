@@ -11,4 +11,6 @@ mod permissions;
 mod policies;
 mod publish;
 mod together;
+mod tokens;
+mod tolerance;
 mod world;

@@ -1,4 +1,4 @@
-//! The roles that operators are given: all that the program does, and nothing else.
+//! The roles in the manual permit all calls of the program and nothing else.
 
 use std::collections::BTreeSet;
 
@@ -48,14 +48,14 @@ const TABLE: &[Need] = &[
     Need("objects.upload", &["storage.objects.create"], OBJECTS),
 ];
 
-/// What belongs to the project as a whole cannot be asked for.
+/// Permissions on the project as a whole, which cannot be tested on an image.
 const SILENT: [&str; 3] = [
     "compute.globalOperations.get",
     "compute.images.create",
     "compute.images.list",
 ];
 
-/// The permissions of a role's file.
+/// Reads the permissions in a role's file.
 fn role(name: &str) -> Vec<String> {
     let text = std::fs::read_to_string(format!("{}/deploy/gcp/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let items = text.lines().filter_map(|line| line.strip_prefix("- "));
@@ -67,7 +67,7 @@ async fn the_roles_permit_what_is_called_and_nothing_else() {
     let mut names = BTreeSet::new();
     let mut note = |world: &World| names.extend(world.cloud.calls().into_iter().map(|call| call.name));
 
-    // A family's life: made, promoted, succeeded, removed; and a repetition.
+    // A family's life: created, promoted, replaced, deleted; and a repetition.
     let world = World::new().await;
     make(&world, 1).await;
     age(&world, 20);
@@ -104,7 +104,7 @@ async fn the_roles_permit_what_is_called_and_nothing_else() {
 
 /// `check` looks for each permission of the roles that can be asked for.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_roles_lack_is_found_by_check() {
+async fn check_finds_missing_permissions() {
     let world = World::new().await;
     world.cloud.put_image("somebody-s", serde_json::json!({}));
     let permissions = [role("role.yaml"), role("bucket-role.yaml")].concat();

@@ -1,4 +1,4 @@
-//! Promotion and clean-up on the cloud, while time goes by.
+//! Promotion and clean-up on the cloud over simulated months.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::world::*;
 
-/// Lets days go by for everything in the cloud.
+/// Moves all times in the cloud back by some days.
 pub fn age(world: &World, days: i64) {
     let shift = SignedDuration::from_hours(24 * days);
     let earlier = |value: &mut Value| {
@@ -33,16 +33,19 @@ pub fn age(world: &World, days: i64) {
     });
 }
 
-/// Days are counted from the first of October.
+/// The date of a day; day 1 is the first of October.
 fn date(day: u8) -> String {
     let date = jiff::civil::date(2025, 9, 30) + jiff::Span::new().days(day);
     date.strftime("%Y%m%d").to_string()
 }
 
+/// Publishes the image of a day and runs clean-up, as the daemon does. A failure of clean-up is no concern of publishing.
 pub async fn make(world: &World, day: u8) -> String {
     let id = format!("Fedora-Cloud-43-{}.0", date(day));
     let deliverable = world.deliverable(&id, row(tarball(day.into(), 1000))).await;
-    publish(&world.provider(), &deliverable).await.unwrap();
+    let provider = world.provider();
+    publish(&provider, &deliverable).await.unwrap();
+    let _ = provider.clean_up(false).await;
     deliverable.name()
 }
 
@@ -63,7 +66,7 @@ fn others(world: &World) -> [(String, Value); 3] {
             "kept",
             json!({
                 "deprecated": deprecated,
-                "labels": {"owner": "cloud-image-uploader", "compose-id": "fedora-43-20200101_0", "delete": "never"},
+                "labels": {"owner": "cloud-image-uploader", "compose-id": "fedora-43-20200101_0", "delete": "Never"},
             }),
         ),
     ]
@@ -74,14 +77,14 @@ fn named(days: &[u8]) -> Vec<String> {
     days.iter().map(name).collect()
 }
 
-/// The images of ours that are there.
+/// Names of our images in the cloud.
 fn ours(world: &World) -> Vec<String> {
     let mut names: Vec<_> = world.cloud.images().into_keys().collect();
     names.retain(|name| name.starts_with("fedora-cloud-43-"));
     names
 }
 
-/// Each head the family has had, at every moment since its first.
+/// All heads of the family in order, without a gap.
 fn heads(world: &World) -> Vec<String> {
     let heads = world.cloud.heads(FAMILY).into_iter();
     let heads: Vec<_> = heads
@@ -108,7 +111,7 @@ fn has_failed(retired: &Retired) -> bool {
 
 /// A new process each day; one image every other day for a month.
 #[tokio::test(flavor = "multi_thread")]
-async fn months_go_by() {
+async fn a_family_keeps_its_rules_for_months() {
     let world = World::new().await;
     world.cloud.set_page(2);
     let others = others(&world);
@@ -148,9 +151,9 @@ async fn months_go_by() {
     world.cloud.validate_calls().await.unwrap();
 }
 
-/// The same, and one call after the other is refused, so that runs end half-way.
+/// The same, while each kind of call is refused once, so that runs end half-way.
 #[tokio::test(flavor = "multi_thread")]
-async fn troubled_months_go_by() {
+async fn a_family_keeps_its_rules_through_months_of_failures() {
     let world = World::new().await;
     let others = others(&world);
     let turn = [
@@ -162,7 +165,7 @@ async fn troubled_months_go_by() {
     let mut calls = [&calls[..], &calls].concat().into_iter().peekable();
     for day in 1..=80u8 {
         if day % 4 == 2 && day <= 50 {
-            // The run that follows a publication finds nothing out.
+            // A list during publication would be incomplete.
             world.cloud.set_partial(true);
             make(&world, day).await;
             world.cloud.set_partial(false);
@@ -192,9 +195,9 @@ async fn troubled_months_go_by() {
     assert_untouched(&world, others);
 }
 
-/// What the former service made is told by its name; the project may have others without a mark.
+/// Names distinguish the previous service's images from others without a mark.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_clean_up_unmarked_only_what_the_former_service_made_goes_too() {
+async fn clean_up_unmarked_includes_only_images_of_the_previous_service() {
     let world = World::new().await;
     let old = "2020-01-01T00:00:00Z";
     let deprecated = json!({"state": "DEPRECATED", "deprecated": old});
@@ -235,7 +238,7 @@ async fn with_clean_up_unmarked_only_what_the_former_service_made_goes_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_former_head_points_to_the_new_one() {
+async fn a_previous_head_names_the_new_one_as_its_replacement() {
     let world = World::new().await;
     let first = make(&world, 1).await;
     age(&world, 20);
@@ -250,7 +253,7 @@ async fn a_former_head_points_to_the_new_one() {
     assert!(former["replacement"].as_str().unwrap().ends_with(&second), "{former}");
 }
 
-/// There is no broker, so no image comes.
+/// Without a broker no image arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_daemon_promotes_by_itself() {
     let world = World::new().await;
@@ -269,7 +272,7 @@ async fn an_idle_daemon_promotes_by_itself() {
     assert_eq!(daemon.wait(LIMIT).await.unwrap().code, Some(0));
 }
 
-/// Nothing is published and nothing restarted. What is an hour to the daemon is shorter here.
+/// Nothing is published and nothing restarted. The daemon's hour is shorter here.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_process_promotes_again_and_again() {
     let world = World::new().await;
@@ -298,8 +301,8 @@ async fn until_head(world: &World, name: &str) {
     }
 }
 
-/// What waits for a run that does everything: the second image is the head, the fourth is to follow it, and the third
-/// is to go. Their names.
+/// Prepares work for one run: the second image is the head, the fourth is due to replace it, and the third is due for
+/// deletion. Returns the names of all four.
 async fn work_for_a_run(world: &World) -> [String; 4] {
     let (first, second) = (make(world, 1).await, make(world, 2).await);
     age(world, 20);
@@ -320,7 +323,7 @@ fn assert_done(world: &World, names: &[String; 4], what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_is_killed_is_finished_by_the_next() {
+async fn a_killed_run_is_completed_by_the_next() {
     let calls = [
         ("images.setLabels", 0),
         ("images.deprecate", 0),
@@ -372,7 +375,7 @@ async fn lost_answers_of_a_run_are_settled_by_looking() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_says_what_would_go_and_removes_it() {
+async fn the_command_reports_decisions_and_deletes_images() {
     let world = World::new().await;
     let old = make(&world, 1).await;
     let ended = make(&world, 2).await;

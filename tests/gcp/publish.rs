@@ -1,4 +1,4 @@
-//! Images read back by the vendor's own client, and repeats that change nothing.
+//! Images read back by Google's own client, and repetitions that change nothing.
 
 use cloud_image_uploader::messaging::notify::Notice;
 use cloud_image_uploader::model::compose::release::{Release, Stage};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::world::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_architectures_of_a_compose() {
+async fn both_architectures_of_a_compose_are_published() {
     let world = World::new().await;
     let release = Release {
         stage: Stage::Rc,
@@ -71,7 +71,7 @@ async fn both_architectures_of_a_compose() {
         assert_eq!(
             described["families"][family],
             Value::Null,
-            "nobody gets it before it is promoted"
+            "users get it only after its promotion"
         );
     }
     let x86 = &described["images"]["fedora-cloud-43-1-7-x86-64"];
@@ -155,7 +155,7 @@ async fn pieces_of_a_large_image_arrive_in_both_buckets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_workload_identity_will_do() {
+async fn a_workload_identity_is_enough() {
     let mut world = World::new().await;
     world.credentials = world.cloud.workload_identity().unwrap();
     let deliverable = world.deliverable(COMPOSE, row(tarball(1, 1000))).await;
@@ -179,7 +179,7 @@ async fn a_location_that_is_not_asked_for_is_only_looked_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_tells_what_is_there_and_what_is_not() {
+async fn check_reports_credentials_permissions_and_families() {
     let mut world = World::new().await;
     let findings = async |world: &World| -> Vec<String> {
         let show = |result: Result<String, String>| result.unwrap_or_else(|wrong| format!("WRONG {wrong}"));

@@ -1,4 +1,4 @@
-//! Two programs at once: the same end as of one.
+//! Two programs at once leave the same images as one.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::world::*;
 const IMAGES: [&str; 2] = ["fedora-cloud-43-1-7-aarch64", "fedora-cloud-43-1-7-x86-64"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_at_once_make_one() {
+async fn two_programs_at_once_publish_each_image_once() {
     for delay in [0, 300, 1000] {
         let world = World::new().await;
         world.cloud.set_delay(Duration::from_millis(delay));

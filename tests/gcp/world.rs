@@ -1,4 +1,4 @@
-//! A cloud, a provider, composes on disk, and what the tests ask of them.
+//! A cloud, a provider, composes on disk, and helpers of the tests.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -71,7 +71,7 @@ impl World {
         config.unwrap_or_else(|problems| panic!("{problems}")).provider
     }
 
-    /// A new provider, as after a restart.
+    /// A new provider, as after a restart of the program.
     pub fn provider_with(&self, more: &str) -> GcpProvider {
         let config::Provider::Gcp(section) = self.section(more) else {
             panic!("another provider")
@@ -115,7 +115,7 @@ impl World {
         select(&self.section("").publisher(), &compose, &release, None).deliverables
     }
 
-    /// Nothing is left that anybody would pay for but these images.
+    /// Asserts that only these images, and no objects, are left to be billed.
     pub async fn assert_only(&self, images: &[&str]) {
         let left = self.cloud.images();
         assert_eq!(left.keys().map(String::as_str).collect::<Vec<_>>(), images);
@@ -130,7 +130,7 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-/// What a release needs not be asked for.
+/// A release as its metadata describes it.
 pub fn release() -> Release {
     Release {
         name: "43".to_owned(),
@@ -141,7 +141,7 @@ pub fn release() -> Release {
     }
 }
 
-/// Everything may be changed.
+/// A task that may change everything.
 pub fn task() -> Task {
     Task {
         sources: Sources::new(http::client().unwrap(), Board::log(), 4, 256 << 20, 2),
@@ -151,7 +151,7 @@ pub fn task() -> Task {
     }
 }
 
-/// Stage and release.
+/// Stages a deliverable and releases it.
 pub async fn publish(provider: &GcpProvider, deliverable: &Deliverable) -> Result<Outcome, Failure> {
     let staged = provider.stage(deliverable, &task()).await?;
     provider.release(deliverable, staged, &task()).await
@@ -163,7 +163,7 @@ pub fn row(bytes: Vec<u8>) -> Row {
     Row::new("tar-gz", "tar.gz", "Cloud_Base", "x86_64", name, bytes)
 }
 
-/// What a builder makes: a sparse disk of a GiB that begins with this many bytes, which do not compress.
+/// A tarball as builders create it: a sparse disk of one GiB that starts with this many bytes, which do not compress.
 pub fn tarball(seed: u64, bytes: usize) -> Vec<u8> {
     tarball::of(&noise(seed, bytes))
 }

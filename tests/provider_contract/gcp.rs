@@ -1,4 +1,4 @@
-//! A project, and a bucket in an emulator that goes on with uploads.
+//! A project, and a bucket in an emulator that resumes uploads.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use cloud_image_uploader_test_support::program::Program;
 use crate::world::{After, Call, Found, World, changes, put, reads, write};
 
 const COMPOSE: &str = "Fedora-Cloud-43-20260305.0";
-/// An operation takes longer than the first look at it.
+/// The duration of operations, longer than the pause before the first look.
 const OPERATION: Duration = Duration::from_millis(300);
 
 pub struct Project {
@@ -113,10 +113,10 @@ impl World for Project {
         (COMPOSE, folder.display().to_string())
     }
 
-    /// Images, less times and numbers, and every object. An upload that nobody ended is the service's to forget.
+    /// Images without times and numbers, and all objects. The service discards unfinished uploads itself.
     async fn found(&self) -> Found {
         let mut found = Found::new();
-        // A removal that nobody follows any more goes on all the same.
+        // A deletion continues after its process has ended.
         while self.cloud.images().values().any(|image| image["status"] == "DELETING") {
             tokio::time::sleep(OPERATION / 10).await;
         }

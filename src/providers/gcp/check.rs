@@ -1,22 +1,22 @@
-//! What `check` finds: credentials, bucket, project, permissions, families.
+//! The findings of `check`: credentials, bucket, project, permissions, families.
 
 use std::collections::BTreeMap;
 
 use super::client::Cloud;
 use super::error::Error;
-use super::inventory::{Held, State};
+use super::inventory::{Inventory, OwnedImage, State};
 use super::promotion::heads;
 use crate::base::failure::Failure;
 use crate::providers::contract::Finding;
 
-/// What is done with the bucket. Without a permission to list, an object that is missing looks forbidden.
+/// Permissions needed on the bucket. Without the one to list, a missing object looks forbidden.
 const BUCKET: [&str; 4] = [
     "storage.objects.create",
     "storage.objects.delete",
     "storage.objects.get",
     "storage.objects.list",
 ];
-/// What is done with images. That of making them belongs to the project and cannot be asked for here.
+/// Permissions needed on images. The one to create them belongs to the project and cannot be tested here.
 const IMAGE: [&str; 5] = [
     "compute.images.get",
     "compute.images.update",
@@ -25,7 +25,7 @@ const IMAGE: [&str; 5] = [
     "compute.images.delete",
 ];
 
-/// Looks at everything, changing nothing.
+/// Looks at everything and changes nothing.
 pub(super) async fn check(cloud: &Cloud) -> Vec<Finding> {
     let credentials = match cloud.token().await {
         Ok(_) => Ok("a token was given".to_owned()),
@@ -38,38 +38,37 @@ pub(super) async fn check(cloud: &Cloud) -> Vec<Finding> {
         .map(|found| missing(&BUCKET, &found));
     findings.push(permitted(format!("bucket {}", cloud.bucket), bucket));
     let subject = format!("project {}", cloud.project);
-    let held = cloud.list().await.and_then(|images| {
-        let held: Result<Vec<_>, _> = images.into_iter().map(Held::of).collect();
-        held
-    });
-    let held = match held {
-        Ok(held) => held,
+    let images = match cloud.list().await {
+        Ok(list) => Inventory::of(&list).images,
         Err(error) => {
             findings.push(finding(subject, Err(error)));
             return findings;
         }
     };
-    findings.push(match held.iter().max_by_key(|image| image.created) {
+    findings.push(match images.iter().max_by_key(|image| image.created) {
         Some(image) => {
             let found = cloud.permissions(&image.name, &IMAGE).await;
             permitted(subject, found.map(|found| missing(&IMAGE, &found)))
         }
-        None => finding(subject, Ok("it has no image yet to ask permissions of".to_owned())),
+        None => finding(
+            subject,
+            Ok("it has no image yet on which permissions could be tested".to_owned()),
+        ),
     });
-    findings.extend(families(&held));
+    findings.extend(families(&images));
     findings
 }
 
 /// One line for each family that has images.
-fn families(held: &[Held]) -> Vec<Finding> {
-    let heads = heads(held);
-    let mut families: BTreeMap<&str, Vec<&Held>> = BTreeMap::new();
-    for image in held {
+fn families(images: &[OwnedImage]) -> Vec<Finding> {
+    let heads = heads(images);
+    let mut families: BTreeMap<&str, Vec<&OwnedImage>> = BTreeMap::new();
+    for image in images {
         if let Some(family) = &image.family {
             families.entry(family).or_default().push(image);
         }
     }
-    let finding = |(family, images): (&str, Vec<&Held>)| {
+    let finding = |(family, images): (&str, Vec<&OwnedImage>)| {
         let head = images.iter().find(|image| heads.contains(&image.id));
         let waiting = images
             .iter()

@@ -1,11 +1,11 @@
-//! Which images go: those past their end of life, and those that have been deprecated for long.
+//! Clean-up: images past their end of life are deleted, and those that have been deprecated for long enough.
 //!
-//! Only what carries this program's mark is touched, and what the former service made if that is set; never the head of a
-//! family, and nothing when the list could not be read in full. A run removes a bounded number; what is wrong with a policy
-//! shows before everything is gone.
+//! Only images with this program's mark are deleted, and the previous service's if that is set; never the head of a family,
+//! and nothing when the list could not be read in full. A run deletes a bounded number of images, so that a mistake in the
+//! policy shows before everything is gone.
 //!
-//! A head stays past its end of life: whoever names the family would get nothing instead of an old image. An operator who
-//! deprecates it ends the family, and the next run removes it.
+//! A head is kept past its end of life: users who name the family would get nothing instead of an old image. An operator who
+//! deprecates it ends the family, and the next run deletes it.
 
 use std::collections::BTreeSet;
 
@@ -16,46 +16,46 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::client::{Cloud, deprecated};
 use super::error::Error;
-use super::inventory::{Held, State};
+use super::inventory::{Inventory, OwnedImage, State, Unreadable};
 use super::labels;
-use super::promotion::{Rules, Turn, apply, heads, turns};
+use super::promotion::{Promotion, Rules, apply, heads, promotions};
 use crate::base::failure::Failure;
 use crate::base::metrics;
 use crate::providers::contract::{Action, Decision, Retired};
 
-/// One run removes no more. Fedora makes about ten a day.
+/// The most images that one run deletes. Fedora creates about ten a day.
 const CAP: usize = 30;
-/// What was just made stays for this long, even past its end of life: somebody has been told of it.
-const SETTLED: SignedDuration = SignedDuration::from_hours(24);
+/// Younger images are kept even past their end of life: they were announced only now.
+const MINIMUM_AGE: SignedDuration = SignedDuration::from_hours(24);
 
-/// Promotes and removes what is due; with `dry_run` only says so.
+/// Promotes and deletes the images that are due; with `dry_run` only reports them.
 pub(super) async fn run(cloud: &Cloud, rules: &Rules, dry_run: bool) -> Result<Retired, Failure> {
-    let images = cloud.list().await?;
-    let mut held = images.into_iter().map(Held::of).collect::<Result<Vec<_>, _>>()?;
+    let Inventory { mut images, unreadable } = Inventory::of(&cloud.list().await?);
     let now = Timestamp::now();
     let mut retired = Retired::default();
-    // A family that could not be given its head keeps everything.
-    let mut troubled = BTreeSet::new();
-    for turn in turns(&held, rules, now) {
-        if !dry_run && let Err(error) = take(cloud, &turn, &held, now).await {
+    set_aside(&mut images, &unreadable, &mut retired);
+    // A family whose promotion failed keeps all its images.
+    let mut failed = BTreeSet::new();
+    for promotion in promotions(&images, rules, now) {
+        if !dry_run && let Err(error) = promote(cloud, &promotion, &images, now).await {
             retired.decisions.push(Decision {
-                name: turn.head.clone(),
+                name: promotion.head.clone(),
                 action: Action::Failed(error.into()),
-                reason: format!("to be the head of {}", turn.family),
+                reason: format!("to be the head of {}", promotion.family),
             });
-            troubled.insert(turn.family);
+            failed.insert(promotion.family);
             continue;
         }
-        apply(&turn, &mut held, now);
+        apply(&promotion, &mut images, now);
     }
-    held.retain(|image| image.family.as_ref().is_none_or(|family| !troubled.contains(family)));
-    let decisions = decide(&held, rules, now);
-    for (image, (action, reason)) in held.iter().zip(decisions) {
+    images.retain(|image| image.family.as_ref().is_none_or(|family| !failed.contains(family)));
+    let decisions = decide(&images, rules, now);
+    for (image, (action, reason)) in images.iter().zip(decisions) {
         let mut action = action;
         if !dry_run && matches!(action, Action::Goes) {
-            match cloud.delete(&image.name, image.id).await {
+            match cloud.delete(&image.name, Some(image.id)).await {
                 Ok(()) => {
-                    tracing::info!(image = image.name, "removed {}: {reason}", image.name);
+                    tracing::info!(image = image.name, "deleted {}: {reason}", image.name);
                     metrics::retired();
                 }
                 Err(error) => action = Action::Failed(error.into()),
@@ -70,37 +70,61 @@ pub(super) async fn run(cloud: &Cloud, rules: &Rules, dry_run: bool) -> Result<R
     Ok(retired)
 }
 
-/// Gives a family its head. Each step may be the last one; the next run finishes.
-async fn take(cloud: &Cloud, turn: &Turn, held: &[Held], now: Timestamp) -> Result<(), Error> {
-    let family = &turn.family;
-    if turn.is_new {
-        let name = &turn.head;
-        let image = cloud.image(name).await?.ok_or_else(|| Error::Vanished(name.clone()))?;
+/// Takes images that cannot be read, and the rest of their families, out of the run: each of them may be a head.
+fn set_aside(images: &mut Vec<OwnedImage>, unreadable: &[Unreadable], retired: &mut Retired) {
+    let mut keep = |name: &str, reason: String| {
+        retired.decisions.push(Decision {
+            name: name.to_owned(),
+            action: Action::Stays,
+            reason,
+        });
+    };
+    for image in unreadable {
+        keep(&image.name, format!("the service lists it without {}", image.lacks));
+    }
+    images.retain(|image| {
+        let peer = unreadable
+            .iter()
+            .find(|other| other.family.is_some() && other.family == image.family);
+        if let Some(peer) = peer {
+            keep(
+                &image.name,
+                format!("the service lists {} of its family without {}", peer.name, peer.lacks),
+            );
+        }
+        peer.is_none()
+    });
+}
+
+/// Changes the head of a family. A run may end after each step; the next run completes it.
+async fn promote(cloud: &Cloud, promotion: &Promotion, images: &[OwnedImage], now: Timestamp) -> Result<(), Error> {
+    let Promotion { family, head, .. } = promotion;
+    if promotion.is_new {
+        let image = cloud.image(head).await?.ok_or_else(|| Error::Vanished(head.clone()))?;
         let mut all = image.labels.clone();
         all.insert(labels::PROMOTED.to_owned(), labels::time(now));
         cloud.set_labels(&image, all).await?;
         let active = DeprecationStatus::new().set_state(Deprecation::Active);
-        cloud.deprecate(name, active).await?;
-        tracing::info!(image = name, family, "{name} is the head of {family} now");
+        cloud.deprecate(head, active).await?;
+        tracing::info!(image = head, family, "{head} is the head of {family} now");
     }
-    let url = held
+    let url = images
         .iter()
-        .find(|image| image.name == turn.head)
+        .find(|image| image.name == *head)
         .map(|image| image.url.as_str());
-    for name in &turn.former {
+    for name in &promotion.demoted {
         cloud.deprecate(name, deprecated(now, url)).await?;
         tracing::info!(
             image = name,
             family,
-            "{name} is deprecated: {} is the head of {family}",
-            turn.head
+            "{name} is deprecated: {head} is the head of {family}"
         );
     }
     Ok(())
 }
 
-/// What becomes of each image, and why.
-fn decide(images: &[Held], rules: &Rules, now: Timestamp) -> Vec<(Action, String)> {
+/// Decides on each image, with the reason.
+fn decide(images: &[OwnedImage], rules: &Rules, now: Timestamp) -> Vec<(Action, String)> {
     let heads = heads(images);
     let mut decisions: Vec<_> = images
         .iter()
@@ -119,8 +143,8 @@ fn decide(images: &[Held], rules: &Rules, now: Timestamp) -> Vec<(Action, String
     decisions
 }
 
-/// Why an image stays; an error is why it goes.
-fn decision(image: &Held, heads: &BTreeSet<u64>, rules: &Rules, now: Timestamp) -> Result<String, String> {
+/// The reason to keep an image; an error is the reason to delete it.
+fn decision(image: &OwnedImage, heads: &BTreeSet<u64>, rules: &Rules, now: Timestamp) -> Result<String, String> {
     if let Some(reason) = image.hands_off(rules.clean_up_unmarked) {
         return Ok(reason);
     }
@@ -132,26 +156,28 @@ fn decision(image: &Held, heads: &BTreeSet<u64>, rules: &Rules, now: Timestamp) 
             None => format!("it is the head of {family}"),
         });
     }
-    let is_settled = now.duration_since(image.created) >= SETTLED;
+    let is_old_enough = now.duration_since(image.created) >= MINIMUM_AGE;
     if let Some(end) = image.end_of_life.filter(|_| image.is_past_end_of_life(now)) {
         return match image.state {
-            State::Unready => Ok("it is being made or removed".to_owned()),
-            _ if is_settled => Err(format!("past its end of life on {end}")),
-            _ => Ok(format!("past its end of life on {end}, and made just now")),
+            State::Unready => Ok("it is being created or deleted".to_owned()),
+            _ if is_old_enough => Err(format!("past its end of life on {end}")),
+            _ => Ok(format!(
+                "past its end of life on {end}, and created within the last day"
+            )),
         };
     }
     match image.state {
         State::Active => Ok("it is in use".to_owned()),
         State::Deprecated(Some(since)) if since == now => Ok("it becomes deprecated".to_owned()),
-        State::Deprecated(None) => Ok("it is deprecated, and not said since when".to_owned()),
+        State::Deprecated(None) => Ok("it is deprecated at an unknown time".to_owned()),
         State::Deprecated(Some(since)) if now.duration_since(since) >= rules.delete_deprecated_after => {
             Err(format!("deprecated since {}", day(since)))
         }
         State::Deprecated(Some(since)) => Ok(format!("deprecated only since {}", day(since))),
-        State::Withdrawn => Ok("an operator pulled it".to_owned()),
-        State::Failed if is_settled => Err("its import failed".to_owned()),
-        State::Failed => Ok("its import failed, and may be tried again".to_owned()),
-        State::Unready => Ok("it is being made or removed".to_owned()),
+        State::Withdrawn => Ok("an operator withdrew it".to_owned()),
+        State::Failed if is_old_enough => Err("its import failed".to_owned()),
+        State::Failed => Ok("its import failed within the last day, and may be retried".to_owned()),
+        State::Unready => Ok("it is being created or deleted".to_owned()),
     }
 }
 
@@ -163,28 +189,29 @@ fn day(at: Timestamp) -> String {
 mod tests {
     use super::super::inventory::Owner;
     use super::*;
+    use crate::providers::ownership::HandsOff;
 
     fn now(day: i64) -> Timestamp {
-        Held::sample("", day).created + SignedDuration::from_hours(1)
+        OwnedImage::sample("", day).created + SignedDuration::from_hours(1)
     }
 
     #[test]
-    fn what_goes_and_what_stays() {
-        let with = |day, change: &dyn Fn(&mut Held)| {
-            let mut image = Held::sample("a", day);
+    fn each_image_is_kept_or_deleted_for_a_reason() {
+        let with = |day, change: &dyn Fn(&mut OwnedImage)| {
+            let mut image = OwnedImage::sample("a", day);
             change(&mut image);
             image
         };
-        let ended = |image: &mut Held| image.end_of_life = "2025-01-15".parse().ok();
-        let active = |image: &mut Held| {
+        let ended = |image: &mut OwnedImage| image.end_of_life = "2025-01-15".parse().ok();
+        let active = |image: &mut OwnedImage| {
             image.state = State::Active;
             image.family = None;
         };
-        let table: Vec<(&str, Held)> = vec![
+        let table: Vec<(&str, OwnedImage)> = vec![
             ("Goes: deprecated since 2025-01-16", with(15, &|_| {})),
             ("Stays: deprecated only since 2025-01-18", with(17, &|_| {})),
             (
-                "Stays: it is deprecated, and not said since when",
+                "Stays: it is deprecated at an unknown time",
                 with(1, &|image| image.state = State::Deprecated(None)),
             ),
             (
@@ -203,7 +230,7 @@ mod tests {
                 }),
             ),
             (
-                "Stays: past its end of life on 2025-01-15, and made just now",
+                "Stays: past its end of life on 2025-01-15, and created within the last day",
                 with(30, &ended),
             ),
             (
@@ -211,16 +238,16 @@ mod tests {
                 with(24, &|image| image.end_of_life = "2025-01-31".parse().ok()),
             ),
             (
-                "Stays: an operator pulled it",
+                "Stays: an operator withdrew it",
                 with(1, &|image| image.state = State::Withdrawn),
             ),
             ("Goes: its import failed", with(1, &|image| image.state = State::Failed)),
             (
-                "Stays: its import failed, and may be tried again",
+                "Stays: its import failed within the last day, and may be retried",
                 with(30, &|image| image.state = State::Failed),
             ),
             (
-                "Stays: it is being made or removed",
+                "Stays: it is being created or deleted",
                 with(1, &|image| {
                     ended(image);
                     image.state = State::Unready;
@@ -228,11 +255,13 @@ mod tests {
             ),
             (
                 "Stays: it belongs to CoreOS",
-                with(1, &|image| image.owner = Owner::Other("CoreOS".to_owned())),
+                with(1, &|image| {
+                    image.owner = Owner::Other(HandsOff::Owner("CoreOS".to_owned()))
+                }),
             ),
             (
                 "Stays: its label says delete=never",
-                with(1, &|image| image.owner = Owner::Kept),
+                with(1, &|image| image.owner = Owner::Other(HandsOff::Kept)),
             ),
             (
                 "Stays: it has no mark of this program",
@@ -248,9 +277,9 @@ mod tests {
             ..Rules::sample()
         };
         for (name, goes) in [("fedora-cloud-40-1-14-x86-64", true), ("builder-7", false)] {
-            let unmarked = Held {
+            let unmarked = OwnedImage {
                 owner: Owner::Unmarked,
-                ..Held::sample(name, 1)
+                ..OwnedImage::sample(name, 1)
             };
             let (action, reason) = decide(&[unmarked], &rules, now(30)).remove(0);
             assert_eq!(matches!(action, Action::Goes), goes, "{name}: {reason}");
@@ -258,8 +287,8 @@ mod tests {
     }
 
     #[test]
-    fn a_run_removes_the_oldest_and_leaves_the_rest_to_the_next() {
-        let mut images: Vec<Held> = (0..2 * CAP as i64).map(|day| Held::sample("a", day)).collect();
+    fn a_run_deletes_the_oldest_and_leaves_the_rest_to_the_next() {
+        let mut images: Vec<OwnedImage> = (0..2 * CAP as i64).map(|day| OwnedImage::sample("a", day)).collect();
         images.reverse();
         let decisions = decide(&images, &Rules::sample(), now(400));
         let (later, gone) = decisions.split_at(CAP);
@@ -267,15 +296,15 @@ mod tests {
         assert!(later.iter().all(|(action, _)| matches!(action, Action::GoesLater)));
     }
 
-    /// A year of daily images, with days on which none comes, runs that end half-way, and images of others.
+    /// A year of daily images, with days without an image, runs that end half-way, and images of another owner.
     #[test]
-    fn a_year_goes_by() {
+    fn a_year_of_runs_keeps_the_rules() {
         let rules = Rules::sample();
-        let foreign = |name: &str, day, state| Held {
-            owner: Owner::Other("CoreOS".to_owned()),
+        let foreign = |name: &str, day, state| OwnedImage {
+            owner: Owner::Other(HandsOff::Owner("CoreOS".to_owned())),
             family: Some("g".to_owned()),
             state,
-            ..Held::sample(name, day)
+            ..OwnedImage::sample(name, day)
         };
         let others = [
             foreign("x", -1, State::Active),
@@ -283,23 +312,28 @@ mod tests {
         ];
         let mut images = others.to_vec();
         let mut chance = Chance(1);
-        let (mut head, mut promotions, mut promoted_on) = (None, 0, 0);
+        let (mut head, mut changes, mut promoted_on) = (None, 0, 0);
         for day in 0..365 {
-            // Twenty days after the end of life the last one comes.
+            // The last image is created twenty days after the end of life.
             if day < 343 && chance.of(4) > 0 {
-                images.push(Held {
+                images.push(OwnedImage {
                     is_prerelease: day < 40,
                     end_of_life: "2025-11-20".parse().ok(),
-                    ..Held::sample(&format!("image-{day}"), day)
+                    ..OwnedImage::sample(&format!("image-{day}"), day)
                 });
             }
             for _ in 0..chance.of(3) {
-                for turn in turns(&images, &rules, now(day)) {
-                    // Each of its steps may be the last one.
-                    let steps = chance.of(turn.former.len() as u64 + 3) as usize;
-                    let part = Turn {
-                        former: turn.former.iter().take(steps.saturating_sub(1)).cloned().collect(),
-                        ..turn
+                for promotion in promotions(&images, &rules, now(day)) {
+                    // The run may end after each step.
+                    let steps = chance.of(promotion.demoted.len() as u64 + 3) as usize;
+                    let part = Promotion {
+                        demoted: promotion
+                            .demoted
+                            .iter()
+                            .take(steps.saturating_sub(1))
+                            .cloned()
+                            .collect(),
+                        ..promotion
                     };
                     if steps > 0 {
                         apply(&part, &mut images, now(day));
@@ -311,16 +345,16 @@ mod tests {
                     .map(|(action, _)| matches!(action, Action::Goes) && chance.of(5) > 0);
                 images.retain(|_| !actions.next().unwrap());
             }
-            let is_ours = |image: &&Held| image.owner == Owner::Ours;
+            let is_ours = |image: &&OwnedImage| image.owner == Owner::Ours;
             let active: Vec<_> = images
                 .iter()
                 .filter(is_ours)
                 .filter(|image| image.state == State::Active)
                 .collect();
-            let newest = active.iter().map(|image| image.age).max();
+            let newest = active.iter().map(|image| image.compose).max();
             assert!(newest >= head, "day {day}: the head is gone, or an older one");
             if newest > head {
-                (head, promotions, promoted_on) = (newest, promotions + 1, day);
+                (head, changes, promoted_on) = (newest, changes + 1, day);
             }
             assert!(active.iter().all(|image| !image.is_prerelease), "day {day}");
             assert!(
@@ -329,7 +363,7 @@ mod tests {
             );
             assert!(images.len() < 30, "day {day}: {} are left", images.len());
         }
-        assert!((15..=24).contains(&promotions), "{promotions}");
+        assert!((15..=24).contains(&changes), "{changes}");
         let left: Vec<_> = images.iter().filter(|image| image.owner == Owner::Ours).collect();
         assert_eq!(left.len(), 1, "past the end of life only the head is left: {left:?}");
         for other in others {
@@ -341,11 +375,11 @@ mod tests {
         }
     }
 
-    /// Numbers that look random and are the same in each run.
+    /// Pseudo-random numbers, the same in each run.
     struct Chance(u64);
 
     impl Chance {
-        /// Below `limit`.
+        /// The next number, below `limit`.
         fn of(&mut self, limit: u64) -> u64 {
             self.0 = self
                 .0

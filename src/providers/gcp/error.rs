@@ -1,4 +1,4 @@
-//! Google's refusals, and what can be done about them.
+//! Failures of Google Cloud: their texts, the advice in them, and their classes.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,28 +6,28 @@ use std::time::Duration;
 use google_cloud_gax::error::CredentialsError;
 use google_cloud_gax::error::rpc::StatusDetails;
 use reqwest::Response;
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::base::failure::{Class, Classified, remark};
 use crate::base::http;
 use crate::providers::call::CallError;
 
-/// The service in errors.
+/// The service's name in error texts.
 const SERVICE: &str = "the service";
-/// The failure of an operation whose name was taken meanwhile.
+/// The failure of an operation that creates what another process created first.
 const EXISTS: &str = "RESOURCE_ALREADY_EXISTS";
 
-/// Google [says these with 403](https://cloud.google.com/storage/docs/json_api/v1/status-codes#403-forbidden), though
-/// waiting helps.
-const PASSING_REASONS: [&str; 4] = [
+/// Reasons of [refusals with 403](https://cloud.google.com/storage/docs/json_api/v1/status-codes#403-forbidden) that end
+/// by themselves.
+const TRANSIENT_REASONS: [&str; 4] = [
     "rateLimitExceeded",
     "userRateLimitExceeded",
     "quotaExceeded",
     "resourceNotReady",
 ];
-/// Failures of an [operation](https://cloud.google.com/compute/docs/troubleshooting/troubleshooting-vm-creation) that are
-/// not the image's fault.
-const PASSING_CODES: [&str; 8] = [
+/// Failures of an [operation](https://cloud.google.com/compute/docs/troubleshooting/troubleshooting-vm-creation) that the
+/// image does not cause.
+const TRANSIENT_CODES: [&str; 8] = [
     "RESOURCE_NOT_READY",
     "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE",
     "RESOURCE_OPERATION_RATE_EXCEEDED",
@@ -35,22 +35,22 @@ const PASSING_CODES: [&str; 8] = [
     "QUOTA_EXCEEDED",
     "INTERNAL_ERROR",
     "BACKEND_ERROR",
-    // Of two processes one was faster, or the bucket's own rule was.
+    // Another process, or the bucket's lifecycle rule, deleted the object first.
     "RESOURCE_NOT_FOUND",
 ];
 
-/// Something Google does not do.
+/// A failure of this provider. Texts read after "failed to".
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// The file with the credentials cannot be used. What is in it is not quoted.
+    /// The file with the credentials cannot be used. Its content is not quoted.
     #[error("use the credentials in {}: {why}", path.display())]
     Credentials {
-        /// The file.
+        /// The file that `GOOGLE_APPLICATION_CREDENTIALS` names.
         path: PathBuf,
-        /// What to do about it.
+        /// The fault of the file.
         why: String,
     },
-    /// No token.
+    /// The token endpoint refused, or did not answer.
     #[error(
         "get a token for Google Cloud: if it is refused, check the account in GOOGLE_APPLICATION_CREDENTIALS, its key, or \
          its workload identity (docs/gcp.md)"
@@ -65,58 +65,58 @@ pub(super) enum Error {
     /// A call that failed.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// No such bucket.
-    #[error("find bucket {0}: there is none of that name; make it, or correct bucket_name")]
+    /// The configured bucket does not exist.
+    #[error("find bucket {0}: it does not exist; create it, or correct bucket_name")]
     NoBucket(String),
-    /// The service has other bytes than were sent.
-    #[error("upload {object}: the service has a checksum of {found}, and {expected} was sent")]
+    /// The stored object differs from the bytes that were sent.
+    #[error("upload {object}: the service stored {found}, and {expected} were sent")]
     Damaged {
-        /// The object.
+        /// The object's name.
         object: String,
-        /// CRC32C of what was sent, in base64.
+        /// Size and CRC32C, in base64, of the bytes sent.
         expected: String,
-        /// As the service has it.
+        /// Size and CRC32C that the service reports.
         found: String,
     },
-    /// The name belongs to something else.
-    #[error("make image {name}: it is there already with another content: made of {found}, and now of {expected}")]
-    Taken {
-        /// The image.
+    /// An image of that name was made of another file.
+    #[error("create image {name}: it already exists with another content (SHA-256 {found}, expected {expected})")]
+    OtherContent {
+        /// The image's name.
         name: String,
-        /// SHA-256 of what it was made of.
+        /// SHA-256 in the existing image's label.
         found: String,
-        /// SHA-256 of what it should be made of.
+        /// SHA-256 of the file to be published.
         expected: String,
     },
-    /// The name belongs to somebody else.
-    #[error("make image {name}: it is there already and belongs to {owner}")]
+    /// An image of that name has the label of another owner.
+    #[error("create image {name}: it already exists and belongs to {owner}")]
     Foreign {
-        /// The image.
+        /// The image's name.
         name: String,
-        /// As its label says.
+        /// The owner in its label.
         owner: String,
     },
-    /// What is left of somebody's attempt.
-    #[error("make image {name}: it is there already, its import failed, and {why}; delete it first")]
-    Ruined {
-        /// The image.
+    /// An import under that name failed, and its remains are not ours to delete.
+    #[error("create image {name}: it already exists, its import failed, and {why}; delete it first")]
+    FailedImport {
+        /// The image's name.
         name: String,
-        /// Why this program leaves it alone.
-        why: &'static str,
+        /// The reason to leave it alone.
+        why: String,
     },
-    /// It was there a moment ago.
-    #[error("find image {0} that was just made")]
+    /// An image that existed a moment ago cannot be found.
+    #[error("find image {0}, which was just created or listed")]
     Vanished(String),
-    /// A list with a hole.
+    /// A list that may lack images.
     #[error("list the images of project {project} in full: {warning}")]
     Partial {
-        /// The project.
+        /// The project whose images were listed.
         project: String,
-        /// What the service said.
+        /// The service's warning.
         warning: String,
     },
-    /// Never seen: the selection knows the provider.
-    #[error("publish {0} to Compute Engine: it is no image")]
+    /// A deliverable of another provider; the selection never sends one.
+    #[error("publish {0} to Compute Engine: it is no image of Compute Engine")]
     NotAnImage(String),
 }
 
@@ -148,7 +148,7 @@ impl Error {
         })
     }
 
-    /// From the client library.
+    /// Reads an error of the client library.
     pub(super) fn of_compute(what: &str, error: google_cloud_gax::error::Error) -> Self {
         if let Some(error) = std::error::Error::source(&error).and_then(|source| source.downcast_ref()) {
             return Self::Token(CredentialsError::clone(error));
@@ -167,31 +167,37 @@ impl Error {
         Self::status(what, status, &reason.unwrap_or_default(), &message, after)
     }
 
-    /// From an answer that is not a success, with
-    /// [what the service says](https://cloud.google.com/storage/docs/json_api/v1/status-codes).
+    /// Reads a refusal of Cloud Storage, with the
+    /// [reason in its body](https://cloud.google.com/storage/docs/json_api/v1/status-codes).
     pub(super) async fn of_storage(what: &str, response: Response) -> Self {
         let status = response.status().as_u16();
         let after = http::retry_after(response.headers());
-        let said: Body = serde_json::from_slice(&http::refusal(response).await).unwrap_or_default();
-        let reason = said.error.errors.first().map_or("", |error| &error.reason);
-        Self::status(what, status, reason, &said.error.message, after)
+        let said: Value = serde_json::from_slice(&http::refusal(response).await).unwrap_or_default();
+        let text = |path: &str| said.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        Self::status(
+            what,
+            status,
+            text("/error/errors/0/reason"),
+            text("/error/message"),
+            after,
+        )
     }
 
     fn status(what: &str, status: u16, reason: &str, message: &str, after: Option<Duration>) -> Self {
-        let is_passing = PASSING_REASONS.contains(&reason);
+        let is_transient = TRANSIENT_REASONS.contains(&reason);
         let advice = match status {
             401 => {
                 "; the key in GOOGLE_APPLICATION_CREDENTIALS is not accepted: it was deleted or disabled, or this \
                  machine's clock is wrong"
             }
-            403 if !is_passing => {
+            403 if !is_transient => {
                 "; the account in GOOGLE_APPLICATION_CREDENTIALS needs a role that permits this (docs/gcp.md)"
             }
             _ => "",
         };
         let class = match status {
-            _ if is_passing => Class::Transient { after },
-            // The next look settles whether the thing is there.
+            _ if is_transient => Class::Transient { after },
+            // The next round looks again, which settles it.
             404 | 409 | 410 | 412 => Class::Transient { after },
             _ if is_damage(status, message) => Class::TRANSIENT,
             _ => Class::of_status(status, after),
@@ -206,17 +212,19 @@ impl Error {
         })
     }
 
-    /// From an operation that has ended.
+    /// Reads the error of an operation that ended.
     pub(super) fn of_operation(what: &str, code: &str, message: &str, status: u16) -> Self {
         let advice = match code {
-            "QUOTA_EXCEEDED" => "; ask for a higher quota of the project, or delete what is not needed any more",
+            "QUOTA_EXCEEDED" => {
+                "; ask for a higher quota of the project, or delete images that are not needed any more"
+            }
             "PERMISSIONS_ERROR" => {
                 "; the account in GOOGLE_APPLICATION_CREDENTIALS needs a role that permits this (docs/gcp.md)"
             }
             _ => "",
         };
         let class = match code {
-            _ if PASSING_CODES.contains(&code) || code == EXISTS => Class::TRANSIENT,
+            _ if TRANSIENT_CODES.contains(&code) || code == EXISTS => Class::TRANSIENT,
             _ => Class::of_status(status, None),
         };
         Self::Call(CallError::Operation {
@@ -227,12 +235,12 @@ impl Error {
         })
     }
 
-    /// Whether the service does not know the thing, or knows it no more.
+    /// The thing does not exist, or not any more.
     pub(super) fn is_absent(&self) -> bool {
         matches!(self, Self::Call(call) if matches!(call.status(), Some(404 | 410)))
     }
 
-    /// Whether the name is taken, as of a moment ago.
+    /// Another process created or changed the thing first.
     pub(super) fn is_conflict(&self) -> bool {
         match self {
             Self::Call(CallError::Refused { status: 409 | 412, .. }) => true,
@@ -241,12 +249,17 @@ impl Error {
         }
     }
 
-    /// Whether what arrived has another checksum than what was sent.
+    /// The account's token was refused.
+    pub(super) fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Call(call) if call.status() == Some(401))
+    }
+
+    /// The bytes that arrived have another checksum than those sent.
     fn is_damage(&self) -> bool {
         matches!(self, Self::Call(CallError::Refused { status, said, .. }) if is_damage(*status, said))
     }
 
-    /// The class for one call: what only another look at the whole can mend is not asked for again as it is.
+    /// The class for one call: it is not repeated where only another look at the whole image can help.
     pub(super) fn class_of_call(&self) -> Class {
         if self.is_absent() || self.is_conflict() || self.is_damage() {
             Class::Deliverable
@@ -264,34 +277,16 @@ impl Classified for Error {
             Self::Token(_) => Class::Everything,
             Self::Call(call) => call.class(),
             Self::Damaged { .. } | Self::Vanished(_) | Self::Partial { .. } => Class::TRANSIENT,
-            Self::Taken { .. } | Self::Foreign { .. } | Self::Ruined { .. } | Self::NotAnImage(_) => Class::Deliverable,
+            Self::OtherContent { .. } | Self::Foreign { .. } | Self::FailedImport { .. } | Self::NotAnImage(_) => {
+                Class::Deliverable
+            }
         }
     }
 }
 
-/// Whether a refusal says that what arrived has another checksum than what was sent.
+/// Reports whether a refusal says that the bytes that arrived have another checksum than those sent.
 fn is_damage(status: u16, said: &str) -> bool {
     status == 400 && said.contains("CRC32C")
-}
-
-#[derive(Deserialize, Default)]
-struct Body {
-    #[serde(default)]
-    error: Said,
-}
-
-#[derive(Deserialize, Default)]
-struct Said {
-    #[serde(default)]
-    message: String,
-    #[serde(default)]
-    errors: Vec<Row>,
-}
-
-#[derive(Deserialize)]
-struct Row {
-    #[serde(default)]
-    reason: String,
 }
 
 #[cfg(test)]
@@ -299,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passes_and_what_does_not() {
+    fn refusals_and_failed_operations_have_classes() {
         let status = |status, reason| Error::status("get x", status, reason, "", None).class();
         assert_eq!(status(403, "forbidden"), Class::Everything);
         assert_eq!(status(403, "rateLimitExceeded"), Class::TRANSIENT);

@@ -1,7 +1,7 @@
-//! One image: looked for, made, deprecated, and put into its family.
+//! One image: found or created, deprecated, and put into its family.
 //!
-//! An image that is inserted with a family becomes its head at once, and cannot be inserted as deprecated. So it comes
-//! without a family, is deprecated then, and joins its family last: never the head by itself.
+//! An image that is inserted with a family becomes its head at once, and cannot be inserted as deprecated. So it is created
+//! without a family, then deprecated, and joins its family last: it never becomes the head by itself.
 
 use google_cloud_compute_v1::model;
 use google_cloud_compute_v1::model::guest_os_feature::Type;
@@ -10,17 +10,18 @@ use jiff::Timestamp;
 
 use super::client::{Cloud, OPERATION_LIMIT, deprecated};
 use super::error::Error;
-use super::inventory::{State, deprecation};
+use super::inventory::may_be_head;
 use super::{labels, upload};
 use crate::base::failure::{Class, Failure};
 use crate::model::compose::Image;
-use crate::model::mark::{Mark, OWNER};
+use crate::model::mark::Mark;
 use crate::model::outcome::Origin;
 use crate::model::select::{Deliverable, Target};
 use crate::providers::contract::Task;
+use crate::providers::ownership::{Comparison, HandsOff, compare};
 use crate::providers::poll::Pace;
 
-/// What both architectures' kernels can do.
+/// Features of the kernels of both architectures.
 const FEATURES: [Type; 2] = [Type::UefiCompatible, Type::Gvnic];
 /// [Confidential computing](https://cloud.google.com/confidential-computing/confidential-vm/docs/create-custom-confidential-vm-images)
 /// is for x86_64 alone; an ARM64 image that claims it is refused.
@@ -31,8 +32,8 @@ const X86_FEATURES: [Type; 4] = [
     Type::TdxCapable,
 ];
 
-/// An image that is to be.
-pub(super) struct Wanted<'a> {
+/// The specification of an image that is to exist.
+pub(super) struct ImageSpec<'a> {
     pub(super) name: &'a str,
     family: &'a str,
     storage_locations: &'a [String],
@@ -41,16 +42,17 @@ pub(super) struct Wanted<'a> {
     mark: Mark,
 }
 
-/// What goes by the wanted name.
-enum Found {
+/// The image that has the specified name now.
+enum Existing {
+    /// No image has it.
     Nothing,
-    /// Complete and usable, of the same content; without our mark the former service made it.
+    /// A complete image of the same content; one without our mark is the previous service's.
     Ready(Box<model::Image>),
-    /// What an attempt of ours left that failed.
-    Problem(u64),
+    /// The remains of a failed import of ours, with their number where it is known.
+    Failed(Option<u64>),
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> ImageSpec<'a> {
     pub(super) fn of(deliverable: &'a Deliverable) -> Result<Self, Error> {
         let Target::Gcp(image) = &deliverable.target else {
             return Err(Error::NotAnImage(deliverable.name()));
@@ -69,7 +71,7 @@ impl<'a> Wanted<'a> {
         upload::object_name(self.name, self.image)
     }
 
-    /// What is asked for. The description has in full what labels cannot hold.
+    /// The body of the insert call. The description has in full what labels cannot hold.
     fn request(&self, bucket: &str) -> model::Image {
         let release = &self.deliverable.release.name;
         let Image { arch, sha256, .. } = self.image;
@@ -89,71 +91,70 @@ impl<'a> Wanted<'a> {
             .set_raw_disk(disk)
     }
 
-    /// What is there, once it is no longer being made.
-    async fn look(&self, cloud: &Cloud) -> Result<Found, Error> {
-        let what = format!("wait for image {}", self.name);
-        let mut pauses = Pace::within(OPERATION_LIMIT);
+    /// Finds the image, once it is neither being created nor being deleted.
+    async fn look(&self, cloud: &Cloud) -> Result<Existing, Error> {
+        let mut pace = Pace::within(OPERATION_LIMIT);
         loop {
             let Some(image) = cloud.image(self.name).await? else {
-                return Ok(Found::Nothing);
+                return Ok(Existing::Nothing);
             };
-            let mark = self.own(&image)?;
+            if let Some(HandsOff::Owner(owner)) = labels::hands_off(&image.labels) {
+                let name = self.name.to_owned();
+                return Err(Error::Foreign { name, owner });
+            }
             match &image.status {
                 Some(Status::Ready) => {
-                    self.same(mark)?;
-                    return Ok(Found::Ready(Box::new(image)));
+                    self.require_same_content(&image)?;
+                    return Ok(Existing::Ready(Box::new(image)));
                 }
                 Some(Status::Failed) => {
-                    self.replaceable(&image)?;
-                    return Ok(Found::Problem(image.id.unwrap_or_default()));
+                    self.require_replaceable(&image)?;
+                    return Ok(Existing::Failed(image.id));
                 }
-                // Being made or unmade, perhaps by another process.
-                _ => pauses.pause(&what, None).await?,
+                // Being created or deleted, perhaps by another process, or a status of which we know nothing.
+                status => {
+                    let status = status.as_ref().and_then(Status::name).unwrap_or("unknown");
+                    pace.pause(&format!("wait for image {}, whose status is {status}", self.name), None)
+                        .await?;
+                }
             }
         }
     }
 
-    /// The mark of an image that is not somebody else's.
-    fn own(&self, image: &model::Image) -> Result<Option<Mark>, Error> {
-        match image.labels.get(labels::OWNER) {
-            Some(owner) if owner != OWNER => Err(Error::Foreign {
-                name: self.name.to_owned(),
-                owner: owner.clone(),
-            }),
-            _ => Ok(labels::decode(&image.labels)),
-        }
+    /// Fails if the remains of an import must not be deleted. Those without a mark are not ours: the previous service's
+    /// attempts had none by which they could be distinguished from an operator's.
+    fn require_replaceable(&self, image: &model::Image) -> Result<(), Error> {
+        let why = match labels::hands_off(&image.labels) {
+            Some(hands_off) => labels::reason(&hands_off),
+            None if !is_ours(image) => "it has no mark of this program".to_owned(),
+            None => return Ok(()),
+        };
+        let name = self.name.to_owned();
+        Err(Error::FailedImport { name, why })
     }
 
-    /// Whether an image whose import failed may be deleted. One without a mark is not ours, and the former service's
-    /// attempts left none that anybody could tell from an operator's.
-    fn replaceable(&self, image: &model::Image) -> Result<(), Error> {
-        let why = if labels::is_kept(&image.labels) {
-            "its label says delete=never"
-        } else if !is_ours(image) {
-            "it has no mark of this program"
-        } else {
+    /// Fails if the image's mark names another file. Without a mark the name decides: the previous service left none.
+    fn require_same_content(&self, image: &model::Image) -> Result<(), Error> {
+        let Some(mark) = labels::decode(&image.labels) else {
             return Ok(());
         };
-        Err(Error::Ruined {
-            name: self.name.to_owned(),
-            why,
-        })
-    }
-
-    /// Whether the content is the same. Without a mark the name has to do: the former service left none.
-    fn same(&self, mark: Option<Mark>) -> Result<(), Error> {
-        match mark.map(|mark| mark.image_sha256) {
-            Some(found) if found.as_ref() != Some(&self.image.sha256) => Err(Error::Taken {
+        let found = mark.image_sha256.as_deref().unwrap_or("unknown");
+        match compare(Some(&mark.owner), Some(found), &self.image.sha256) {
+            Comparison::Same => Ok(()),
+            Comparison::Foreign(owner) => Err(Error::Foreign {
                 name: self.name.to_owned(),
-                found: found.unwrap_or_else(|| "nobody knows what".to_owned()),
+                owner,
+            }),
+            Comparison::OtherContent(found) => Err(Error::OtherContent {
+                name: self.name.to_owned(),
+                found,
                 expected: self.image.sha256.clone(),
             }),
-            _ => Ok(()),
         }
     }
 
-    /// Makes sure that the image is there, deprecated unless it is in its family already. Its address, and whether
-    /// something was done; `None` when it is not there and may not be made.
+    /// Ensures that the image exists, deprecated unless it is in its family already. Returns its address and whether
+    /// something was done; `None` if the image does not exist and must not be created.
     pub(super) async fn stage(
         &self,
         cloud: &Cloud,
@@ -163,39 +164,39 @@ impl<'a> Wanted<'a> {
         let mut origin = Origin::Found;
         let mut looked = self.look(cloud).await.map_err(Failure::from);
         if may_change {
-            looked = self.tidied(cloud, looked).await;
+            looked = self.discard_if_useless(cloud, looked).await;
         }
         let image = match looked? {
-            Found::Ready(image) => image,
-            Found::Nothing | Found::Problem(_) if !may_change => return Ok(None),
+            Existing::Ready(image) => image,
+            Existing::Nothing | Existing::Failed(_) if !may_change => return Ok(None),
             lacking => {
-                if let Found::Problem(id) = lacking {
+                if let Existing::Failed(id) = lacking {
                     tracing::warn!(image = self.name, "replacing image {}, whose import failed", self.name);
                     cloud.delete(self.name, id).await?;
                 }
                 origin = Origin::Created;
-                // A tarball that cannot be read says nothing about the object: another process may be importing it.
+                // After a failed read of the source, the object is left alone: another process may be importing it.
                 upload::ensure(cloud, &self.object(), &task.source(self.image)).await?;
                 let imported = self.import(cloud).await;
-                self.tidied(cloud, imported).await?
+                self.discard_if_useless(cloud, imported).await?
             }
         };
         if may_change {
             self.discard(cloud).await;
-            if is_ours(&image) && image.family.is_none() && is_active(&image) {
+            if is_unreleased(&image) && may_be_head(&image) {
                 origin = Origin::Created;
                 cloud.deprecate(self.name, deprecated(Timestamp::now(), None)).await?;
             }
         }
-        Ok(Some((address(&image), origin)))
+        Ok(Some((address(cloud, &image), origin)))
     }
 
-    /// Makes the image of the object.
+    /// Imports the object as an image.
     async fn import(&self, cloud: &Cloud) -> Result<Box<model::Image>, Failure> {
         tracing::info!(image = self.name, "importing {}", self.name);
         match cloud.insert(&self.request(&cloud.bucket)).await {
             Ok(()) => {}
-            // Another process was faster. What it made is looked at next.
+            // Another process created it first. The look below compares its content.
             Err(error) if error.is_conflict() => {}
             Err(error) => {
                 let failure = Failure::from(error);
@@ -205,32 +206,32 @@ impl<'a> Wanted<'a> {
                 return Err(failure);
             }
         }
-        // What cannot be seen now is looked for in the next round.
+        // An image that is not visible yet is found in the next round.
         Ok(self.present(cloud).await?)
     }
 
-    /// Deletes the object if there will be no image made of it.
-    async fn tidied<T>(&self, cloud: &Cloud, made: Result<T, Failure>) -> Result<T, Failure> {
-        if made
+    /// Deletes the object after a failure for good, since no image will be made of it.
+    async fn discard_if_useless<T>(&self, cloud: &Cloud, result: Result<T, Failure>) -> Result<T, Failure> {
+        if result
             .as_ref()
             .is_err_and(|failure| failure.class() == Class::Deliverable)
         {
             self.discard(cloud).await;
         }
-        made
+        result
     }
 
-    /// Deletes the object, which nothing needs any more.
+    /// Deletes the object that the image is imported from.
     async fn discard(&self, cloud: &Cloud) {
         upload::discard(cloud, &self.object()).await;
     }
 
-    /// Removes what a failed import has left. A failure is a warning: the cause counts.
+    /// Deletes the remains of a failed import. A failure is a warning: the import's own error is reported.
     async fn clear(&self, cloud: &Cloud) {
         let cleared = async {
             match self.look(cloud).await? {
-                Found::Problem(id) => cloud.delete(self.name, id).await,
-                Found::Nothing | Found::Ready(_) => Ok(()),
+                Existing::Failed(id) => cloud.delete(self.name, id).await,
+                Existing::Nothing | Existing::Ready(_) => Ok(()),
             }
         };
         if let Err(error) = cleared.await {
@@ -238,41 +239,51 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    /// Puts the image into its family, and reads it again. Its address, and whether something was done.
+    /// Puts the image into its family and reads it back. Returns its address and whether something was done.
     pub(super) async fn release(&self, cloud: &Cloud) -> Result<(String, Origin), Failure> {
         let image = self.present(cloud).await?;
-        if !is_ours(&image) || image.family.is_some() {
-            return Ok((address(&image), Origin::Found));
+        if !is_unreleased(&image) {
+            return Ok((address(cloud, &image), Origin::Found));
         }
-        if is_active(&image) {
+        if may_be_head(&image) {
             cloud.deprecate(self.name, deprecated(Timestamp::now(), None)).await?;
         }
         cloud.set_family(self.name, self.family).await?;
         let image = self.present(cloud).await?;
-        if image.family.as_deref() != Some(self.family) {
-            return Err(Error::odd(&format!("put image {} into its family", self.name), "no family").into());
-        }
-        Ok((address(&image), Origin::Created))
+        Ok((address(cloud, &image), Origin::Created))
     }
 
     async fn present(&self, cloud: &Cloud) -> Result<Box<model::Image>, Error> {
         match self.look(cloud).await? {
-            Found::Ready(image) => Ok(image),
-            Found::Nothing | Found::Problem(_) => Err(Error::Vanished(self.name.to_owned())),
+            Existing::Ready(image) => Ok(image),
+            Existing::Nothing | Existing::Failed(_) => Err(Error::Vanished(self.name.to_owned())),
         }
     }
 }
 
-/// Nothing keeps it from being the head of a family.
-fn is_active(image: &model::Image) -> bool {
-    deprecation(image.deprecated.as_ref()) == State::Active
+/// The image is ours, is in no family yet, and may be changed.
+fn is_unreleased(image: &model::Image) -> bool {
+    let has_family = image.family.as_ref().is_some_and(|family| !family.is_empty());
+    is_ours(image) && !has_family && labels::hands_off(&image.labels).is_none()
 }
 
-/// What the former service made is left as it is.
+/// The image carries our mark. One without it is the previous service's and is left as it is.
 fn is_ours(image: &model::Image) -> bool {
     labels::decode(&image.labels).is_some()
 }
 
-fn address(image: &model::Image) -> String {
-    image.self_link.clone().unwrap_or_default()
+/// The address that notifications carry.
+fn address(cloud: &Cloud, image: &model::Image) -> String {
+    let name = image.name.as_deref().unwrap_or_default();
+    let made = || {
+        format!(
+            "https://www.googleapis.com/compute/v1/projects/{}/global/images/{name}",
+            cloud.project
+        )
+    };
+    image
+        .self_link
+        .clone()
+        .filter(|link| !link.is_empty())
+        .unwrap_or_else(made)
 }

@@ -1,7 +1,7 @@
-//! The mark as labels.
+//! Marks encoded as labels.
 //!
 //! [Labels](https://cloud.google.com/compute/docs/labeling-resources#requirements) have 63 characters, lower case, and no
-//! dots. So a digest is in base32, and a compose id has `_` for `.`; the full values are in the image's description.
+//! dots. So a digest is in base32, and a compose id has `_` for `.`; the image's description has both in full.
 
 use std::collections::HashMap;
 
@@ -11,31 +11,34 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::model::mark::Mark;
+use crate::providers::ownership::{self, HandsOff};
 
-/// Who looks after an image. Google's other users have such a label, too.
+/// The label that names an image's owner. Other users of Google Cloud have such a label, too.
 pub(super) const OWNER: &str = "owner";
-/// When an image became the head of its family.
+/// The label with the time at which an image became the head of its family.
 pub(super) const PROMOTED: &str = "promoted";
-/// `never` means hands off.
-const DELETE: &str = "delete";
 const SHA256: &str = "image-sha256";
-/// A label's longest value.
+/// The most characters a label's value can have.
 const LONGEST: usize = 63;
-/// A time as a label can hold it.
+/// The form of a time in a label, in UTC.
 const TIME: &str = "%Y-%m-%dt%H-%M-%S";
 
-/// A mark as labels.
+/// Encodes a mark as labels.
 pub(super) fn encode(mark: &Mark) -> HashMap<String, String> {
     mark.encode("")
         .into_iter()
         .map(|(name, value)| {
-            let value = if name == SHA256 { base32(&value) } else { tame(&value) };
+            let value = if name == SHA256 {
+                base32(&value)
+            } else {
+                restrict(&value)
+            };
             (name, value)
         })
         .collect()
 }
 
-/// The mark among labels; `None` where there is none of ours. Its compose id is as the label has it.
+/// Decodes the mark among labels; `None` for an image without one. The compose id stays as the label has it.
 pub(super) fn decode(labels: &HashMap<String, String>) -> Option<Mark> {
     let mut values: std::collections::BTreeMap<_, _> = labels.clone().into_iter().collect();
     if let Some(digest) = values.remove(SHA256).and_then(|text| hex(&text)) {
@@ -44,24 +47,33 @@ pub(super) fn decode(labels: &HashMap<String, String>) -> Option<Mark> {
     Mark::decode("", &values)
 }
 
-/// Whether an operator wants the image kept.
-pub(super) fn is_kept(labels: &HashMap<String, String>) -> bool {
-    labels.get(DELETE).is_some_and(|delete| delete == "never")
+/// The reason to leave an image alone, from its labels; `None` if it may be changed. The one hands-off rule of this
+/// provider, for publishing and for clean-up.
+pub(super) fn hands_off(labels: &HashMap<String, String>) -> Option<HandsOff> {
+    ownership::hands_off(labels, labels.get(OWNER).map(String::as_str))
 }
 
-/// A time as a label. Parts of a second are lost.
+/// A reason to leave an image alone, for people. Google's word for a tag is label.
+pub(super) fn reason(hands_off: &HandsOff) -> String {
+    match hands_off {
+        HandsOff::Kept => "its label says delete=never".to_owned(),
+        HandsOff::Owner(_) => hands_off.to_string(),
+    }
+}
+
+/// Formats a time as a label's value, cut to whole seconds.
 pub(super) fn time(at: Timestamp) -> String {
     at.strftime(TIME).to_string()
 }
 
-/// The time in a label.
+/// Parses the time in a label's value.
 pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
     let at = DateTime::strptime(TIME, text).ok()?;
     Some(at.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
-/// What labels cannot hold becomes `_`.
-fn tame(value: &str) -> String {
+/// Replaces each character that labels cannot hold by `_`.
+fn restrict(value: &str) -> String {
     value
         .to_lowercase()
         .chars()
@@ -76,13 +88,13 @@ fn tame(value: &str) -> String {
         .collect()
 }
 
-/// Hex digits in base32.
+/// Converts hex digits to base32.
 fn base32(hex: &str) -> String {
     let bytes = HEXLOWER.decode(hex.as_bytes()).unwrap_or_default();
     BASE32_NOPAD.encode(&bytes).to_lowercase()
 }
 
-/// A SHA-256 in hex again; `None` for what is none.
+/// Converts a SHA-256 from base32 to hex; `None` for any other text.
 fn hex(base32: &str) -> Option<String> {
     let bytes = BASE32_NOPAD.decode(base32.to_uppercase().as_bytes()).ok()?;
     (bytes.len() == 32).then(|| HEXLOWER.encode(&bytes))
@@ -117,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_digest_is_none() {
+    fn other_texts_are_no_digest() {
         let good = base32(&"a5".repeat(32));
         assert_eq!(hex(&good), Some("a5".repeat(32)));
         let bad = [
@@ -134,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_comes_back() {
+    fn a_time_fits_into_a_label_and_comes_back() {
         let at: Timestamp = "2025-11-04T10:15:30Z".parse().unwrap();
         assert_eq!(time(at), "2025-11-04t10-15-30");
         assert_eq!(parse_time(&time(at)), Some(at));

@@ -1,18 +1,18 @@
-//! Which image is its family's head.
+//! Promotion: the choice of the image that is the head of its family.
 //!
-//! New images are deprecated, so nobody gets them by the family. Every so often the newest one that has been there for a
-//! while becomes the head, and the former head is deprecated with it as replacement: first the one, then the other, so
-//! that the family is never without a head. When that happened is a label, since no local state is kept.
+//! New images are deprecated, so users who name the family do not get them. When the head is old enough, the newest image
+//! of a minimum age becomes the head, and the previous head is deprecated with it as its replacement: in this order, so that
+//! the family always has a head. A label holds the time of a promotion, since the program keeps no local state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::inventory::{Held, Owner, State};
+use super::inventory::{OwnedImage, Owner, State};
 use crate::config::gcp::Gcp;
 
-/// The settings of both policies.
+/// The settings of promotion and clean-up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
     pub(super) promotion_interval: SignedDuration,
@@ -23,7 +23,7 @@ pub(super) struct Rules {
 
 impl Rules {
     pub(super) fn of(section: &Gcp) -> Self {
-        // What does not fit is longer than anybody waits.
+        // Durations beyond the type's range never end in practice.
         let signed = |duration: Duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         Self {
             promotion_interval: signed(section.promotion_interval),
@@ -34,21 +34,21 @@ impl Rules {
     }
 }
 
-/// What is to be done with a family.
+/// The change of a family's head.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(super) struct Promotion {
     pub(super) family: String,
-    /// Its head from now on.
+    /// The head from now on.
     pub(super) head: String,
-    /// Whether it is not the head yet.
+    /// The head is not active yet. Otherwise an earlier promotion ended half-way, and only `demoted` remain.
     pub(super) is_new: bool,
-    /// Those that are deprecated then.
-    pub(super) former: Vec<String>,
+    /// The active images that are deprecated afterwards.
+    pub(super) demoted: Vec<String>,
 }
 
-/// What is to be done now.
-pub(super) fn turns(images: &[Held], rules: &Rules, now: Timestamp) -> Vec<Turn> {
-    let mut families: BTreeMap<&str, Vec<&Held>> = BTreeMap::new();
+/// The promotions that are due now, at most one for each family.
+pub(super) fn promotions(images: &[OwnedImage], rules: &Rules, now: Timestamp) -> Vec<Promotion> {
+    let mut families: BTreeMap<&str, Vec<&OwnedImage>> = BTreeMap::new();
     for image in images {
         if let Some(family) = &image.family {
             families.entry(family).or_default().push(image);
@@ -56,14 +56,14 @@ pub(super) fn turns(images: &[Held], rules: &Rules, now: Timestamp) -> Vec<Turn>
     }
     families
         .into_iter()
-        .filter_map(|(family, images)| turn(family, &images, rules, now))
+        .filter_map(|(family, images)| promotion(family, &images, rules, now))
         .collect()
 }
 
-fn turn(family: &str, images: &[&Held], rules: &Rules, now: Timestamp) -> Option<Turn> {
-    let may_change = |image: &Held| image.hands_off(rules.clean_up_unmarked).is_none();
+fn promotion(family: &str, images: &[&OwnedImage], rules: &Rules, now: Timestamp) -> Option<Promotion> {
+    let may_change = |image: &OwnedImage| image.hands_off(rules.clean_up_unmarked).is_none();
     let active = || images.iter().filter(|image| image.state == State::Active);
-    let newest = |image: &&&Held| (image.age, image.created);
+    let newest = |image: &&&OwnedImage| (image.compose, image.created);
     let head = active().max_by_key(newest);
     let is_due = head.is_none_or(|head| {
         let since = head.promoted.unwrap_or(head.created);
@@ -71,46 +71,46 @@ fn turn(family: &str, images: &[&Held], rules: &Rules, now: Timestamp) -> Option
     });
     let next = images
         .iter()
-        // Of what the former service made nobody knows whether it comes before a release.
+        // Images of the previous service do not say whether they are prereleases.
         .filter(|image| matches!(image.state, State::Deprecated(_)) && image.owner == Owner::Ours)
         .filter(|image| !image.is_prerelease && !image.is_past_end_of_life(now))
         .filter(|image| now.duration_since(image.created) >= rules.promotion_minimum_age)
         .max_by_key(newest)
-        // Never back to an older compose.
-        .filter(|next| is_due && head.is_none_or(|head| next.age > head.age));
+        // A family never returns to an older compose.
+        .filter(|next| is_due && head.is_none_or(|head| next.compose > head.compose));
     let (head, is_new) = match (next, head) {
         (Some(next), _) => (next, true),
-        // A turn may have ended half-way.
+        // An earlier promotion may have ended half-way.
         (None, Some(head)) if may_change(head) => (head, false),
         (None, _) => return None,
     };
-    let former: Vec<_> = active()
+    let demoted: Vec<_> = active()
         .filter(|image| may_change(image) && image.id != head.id)
         .map(|image| image.name.clone())
         .collect();
-    (is_new || !former.is_empty()).then(|| Turn {
+    (is_new || !demoted.is_empty()).then(|| Promotion {
         family: family.to_owned(),
         head: head.name.clone(),
         is_new,
-        former,
+        demoted,
     })
 }
 
-/// The images as they are after a turn.
-pub(super) fn apply(turn: &Turn, images: &mut [Held], now: Timestamp) {
+/// Changes the images as the promotion changes them in the cloud.
+pub(super) fn apply(promotion: &Promotion, images: &mut [OwnedImage], now: Timestamp) {
     for image in images {
-        if image.name == turn.head && turn.is_new {
+        if image.name == promotion.head && promotion.is_new {
             image.state = State::Active;
             image.promoted = Some(now);
-        } else if turn.former.contains(&image.name) {
+        } else if promotion.demoted.contains(&image.name) {
             image.state = State::Deprecated(Some(now));
         }
     }
 }
 
-/// The heads of all families, by the service's own rule: of those that are not deprecated, the one made last.
-pub(super) fn heads(images: &[Held]) -> BTreeSet<u64> {
-    let mut heads: BTreeMap<&str, &Held> = BTreeMap::new();
+/// The numbers of all families' heads, by the service's own rule: the active image that was created last.
+pub(super) fn heads(images: &[OwnedImage]) -> BTreeSet<u64> {
+    let mut heads: BTreeMap<&str, &OwnedImage> = BTreeMap::new();
     for image in images.iter().filter(|image| image.state == State::Active) {
         if let Some(family) = &image.family {
             let head = heads.entry(family).or_insert(image);
@@ -124,7 +124,7 @@ pub(super) fn heads(images: &[Held]) -> BTreeSet<u64> {
 
 #[cfg(test)]
 impl Rules {
-    /// The defaults.
+    /// The default settings.
     pub(super) fn sample() -> Self {
         let days = |days: i64| SignedDuration::from_hours(24 * days);
         Self {
@@ -139,41 +139,42 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::providers::ownership::HandsOff;
 
     fn now(day: i64) -> Timestamp {
-        Held::sample("", day).created + SignedDuration::from_hours(1)
+        OwnedImage::sample("", day).created + SignedDuration::from_hours(1)
     }
 
-    /// The head since `promoted`.
-    fn head(name: &str, day: i64, promoted: i64) -> Held {
-        Held {
+    /// An active image, promoted on day `promoted`.
+    fn head(name: &str, day: i64, promoted: i64) -> OwnedImage {
+        OwnedImage {
             state: State::Active,
             promoted: Some(now(promoted)),
-            ..Held::sample(name, day)
+            ..OwnedImage::sample(name, day)
         }
     }
 
-    /// What is done on day 30, as `head < former`; a new head has a `+`.
-    fn done(images: &[Held], rules: &Rules) -> Vec<String> {
-        let show = |turn: Turn| {
-            let sign = if turn.is_new { "+" } else { "" };
-            format!("{sign}{} < {}", turn.head, turn.former.join(" "))
+    /// The promotions of day 30 as `head < demoted`; a new head has a `+`.
+    fn done(images: &[OwnedImage], rules: &Rules) -> Vec<String> {
+        let show = |promotion: Promotion| {
+            let sign = if promotion.is_new { "+" } else { "" };
+            format!("{sign}{} < {}", promotion.head, promotion.demoted.join(" "))
                 .trim_end_matches([' ', '<'])
                 .to_owned()
         };
-        turns(images, rules, now(30)).into_iter().map(show).collect()
+        promotions(images, rules, now(30)).into_iter().map(show).collect()
     }
 
     #[test]
-    fn who_becomes_the_head() {
-        let waiting = Held::sample;
-        let with = |image: Held, change: fn(&mut Held)| {
+    fn the_newest_image_that_may_become_the_head_does() {
+        let waiting = OwnedImage::sample;
+        let with = |image: OwnedImage, change: fn(&mut OwnedImage)| {
             let mut image = image;
             change(&mut image);
             image
         };
-        let foreign = |image: &mut Held| image.owner = Owner::Other("CoreOS".to_owned());
-        let table: Vec<(&str, Vec<Held>, &[&str])> = vec![
+        let foreign = |image: &mut OwnedImage| image.owner = Owner::Other(HandsOff::Owner("CoreOS".to_owned()));
+        let table: Vec<(&str, Vec<OwnedImage>, &[&str])> = vec![
             ("an empty project", vec![], &[]),
             ("the first one", vec![waiting("a", 20)], &["+a"]),
             (
@@ -202,14 +203,16 @@ mod tests {
                 })],
                 &[],
             ),
-            ("somebody else's", vec![with(waiting("a", 20), foreign)], &[]),
+            ("another owner's", vec![with(waiting("a", 20), foreign)], &[]),
             (
                 "to be kept",
-                vec![with(waiting("a", 20), |image| image.owner = Owner::Kept)],
+                vec![with(waiting("a", 20), |image| {
+                    image.owner = Owner::Other(HandsOff::Kept)
+                })],
                 &[],
             ),
             (
-                "pulled by an operator",
+                "withdrawn by an operator",
                 vec![with(waiting("a", 20), |image| image.state = State::Withdrawn)],
                 &[],
             ),
@@ -219,22 +222,22 @@ mod tests {
                 &[],
             ),
             (
-                "half-way: the former head is active still",
+                "half-way: the previous head is still active",
                 vec![head("a", 10, 10), head("b", 20, 29)],
                 &["b < a"],
             ),
             (
-                "a head of somebody else's stays and is not replaced by an older one",
+                "a head of another owner's stays and is not replaced by an older one",
                 vec![with(head("x", 25, 10), foreign), waiting("a", 20)],
                 &[],
             ),
             (
-                "a head of somebody else's stays beside a newer one",
+                "a head of another owner's stays beside a newer one",
                 vec![with(head("x", 10, 10), foreign), waiting("a", 20)],
                 &["+a"],
             ),
             (
-                "a head nobody promoted counts from when it was made",
+                "a head without a time of promotion counts from its creation",
                 vec![with(head("a", 20, 0), |image| image.promoted = None), waiting("b", 25)],
                 &[],
             ),
@@ -245,31 +248,34 @@ mod tests {
     }
 
     #[test]
-    fn images_of_the_former_service_are_touched_only_if_that_is_set() {
-        let unmarked = |image| Held {
+    fn images_of_the_previous_service_are_changed_only_if_that_is_set() {
+        let unmarked = |image| OwnedImage {
             owner: Owner::Unmarked,
             ..image
         };
-        let former = "fedora-cloud-40-1-14-x86-64";
-        let images = [unmarked(head(former, 10, 10)), Held::sample("b", 20)];
+        let previous = "fedora-cloud-40-1-14-x86-64";
+        let images = [unmarked(head(previous, 10, 10)), OwnedImage::sample("b", 20)];
         assert_eq!(done(&images, &Rules::sample()), ["+b"]);
         let rules = Rules {
             clean_up_unmarked: true,
             ..Rules::sample()
         };
-        assert_eq!(done(&images, &rules), [format!("+b < {former}")]);
-        let by_others = [unmarked(head("builder-7", 10, 10)), Held::sample("b", 20)];
+        assert_eq!(done(&images, &rules), [format!("+b < {previous}")]);
+        let by_others = [unmarked(head("builder-7", 10, 10)), OwnedImage::sample("b", 20)];
         assert_eq!(done(&by_others, &rules), ["+b"]);
-        let never_promoted = [unmarked(Held::sample(former, 25))];
+        let never_promoted = [unmarked(OwnedImage::sample(previous, 25))];
         assert_eq!(done(&never_promoted, &rules), [""; 0]);
     }
 
     #[test]
-    fn families_have_a_turn_each() {
-        let other = Held {
+    fn each_family_has_its_own_promotion() {
+        let other = OwnedImage {
             family: Some("g".to_owned()),
-            ..Held::sample("x", 21)
+            ..OwnedImage::sample("x", 21)
         };
-        assert_eq!(done(&[Held::sample("a", 20), other], &Rules::sample()), ["+a", "+x"]);
+        assert_eq!(
+            done(&[OwnedImage::sample("a", 20), other], &Rules::sample()),
+            ["+a", "+x"]
+        );
     }
 }

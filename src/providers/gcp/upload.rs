@@ -1,9 +1,10 @@
 //! The tarball into the bucket, as it is, in one pass.
 //!
 //! The object's name and metadata carry the image's SHA-256, and the last byte leaves only when the whole image has been
-//! read and verified. So an object under that name is complete and right, or it is not there: an upload that is not
-//! finished is nothing that anybody can see, and Google forgets it
-//! [after a week](https://cloud.google.com/storage/docs/resumable-uploads#session-uris).
+//! read and verified. So an object under that name is complete and right, or does not exist: an unfinished upload is
+//! invisible, and Google discards it
+//! [after a week](https://cloud.google.com/storage/docs/resumable-uploads#session-uris). The object is read back at the
+//! end, whatever the last answer said: proxies answer 200 to pieces that they did not pass on.
 
 use std::collections::HashMap;
 
@@ -24,38 +25,41 @@ use crate::images::source::{Chunks, Content, Form, Source};
 use crate::model::compose::Image;
 
 /// Size of a piece. Pieces are [multiples of 256 KiB](https://cloud.google.com/storage/docs/performing-resumable-uploads#chunked-upload)
-/// and held in memory until the service has them, one while the next is read; smaller ones wait for more answers. Each
-/// has to pass within [`crate::base::http::CALL`], so an upload needs 140 kB/s.
+/// and held in memory until the service has them, one while the next is read; smaller pieces would wait for more answers.
+/// Each must arrive within [`crate::base::http::CALL`], so an upload needs 140 kB/s.
 const PIECE: usize = 8 << 20;
-/// Says what the object is made of.
+/// The metadata of an object that holds the SHA-256 of the image file, in hex.
 const SHA256: &str = "image-sha256";
 
-/// The object of an image.
+/// The name of the object that an image is imported from.
 pub(super) fn object_name(image_name: &str, image: &Image) -> String {
     format!("{image_name}-{}.tar.gz", image.sha256)
 }
 
-/// Where Compute Engine reads an object. It wants this very address, whatever the endpoint is.
+/// The address from which Compute Engine reads an object. It accepts only this form, whatever the endpoint is.
 pub(super) fn object_source(bucket: &str, object: &str) -> String {
     format!("https://storage.googleapis.com/{bucket}/{object}")
 }
 
-/// Makes sure that the object is there and right. The source is opened only if it is not.
+/// Uploads the object unless the right one exists already. Only then is the source opened.
 pub(super) async fn ensure(cloud: &Cloud, name: &str, source: &Source) -> Result<(), Failure> {
     let image = source.image();
     if let Some(object) = cloud.object(name).await? {
         if is_right(&object, image) {
-            tracing::debug!(object = name, "object {name} is there");
+            tracing::debug!(object = name, "object {name} exists already");
             return Ok(());
         }
-        tracing::warn!(object = name, "object {name} is not what its name says; making it anew");
+        tracing::warn!(
+            object = name,
+            "object {name} does not have the content that its name says; replacing it"
+        );
         cloud.delete_object(name, &object.generation).await?;
     }
     let mut chunks = source.open(Form::Tarball).await?;
     let metadata = HashMap::from([(SHA256.to_owned(), image.sha256.clone())]);
-    let session = match cloud.begin_upload(name, image.size, &metadata).await {
+    let session = match cloud.start_upload(name, image.size, &metadata).await {
         Ok(session) => session,
-        Err(error) if error.is_conflict() => return made_by_another(cloud, name, image, error).await,
+        Err(error) if error.is_conflict() => return settle_conflict(cloud, name, image, error).await,
         Err(error) => return Err(error.into()),
     };
     let mut upload = Upload {
@@ -66,10 +70,10 @@ pub(super) async fn ensure(cloud: &Cloud, name: &str, source: &Source) -> Result
         crc: String::new(),
     };
     match upload.run(&mut chunks).await {
-        Ok(object) => upload.verify(&object).await,
-        // An upload that is done may be forgotten at once.
+        Ok(()) => upload.verify(image).await,
+        // The service may forget the session of a finished upload at once.
         Err(Stopped::Upload(error)) if error.is_conflict() || error.is_absent() => {
-            made_by_another(cloud, name, image, error).await
+            settle_conflict(cloud, name, image, error).await
         }
         Err(Stopped::Upload(error)) => Err(error.into()),
         Err(Stopped::Source(failure)) => {
@@ -79,7 +83,7 @@ pub(super) async fn ensure(cloud: &Cloud, name: &str, source: &Source) -> Result
     }
 }
 
-/// Deletes the object once it is of no use any more. A failure is a warning: the bucket has a rule of its own.
+/// Deletes an object that nothing needs any more. A failure is a warning: a lifecycle rule of the bucket deletes it later.
 pub(super) async fn discard(cloud: &Cloud, name: &str) {
     let discarded = async {
         match cloud.object(name).await? {
@@ -96,15 +100,15 @@ fn is_right(object: &Object, image: &Image) -> bool {
     object.size == image.size.to_string() && object.metadata.get(SHA256) == Some(&image.sha256)
 }
 
-/// Another process was faster, or an answer of ours was lost.
-async fn made_by_another(cloud: &Cloud, name: &str, image: &Image, error: Error) -> Result<(), Failure> {
+/// Accepts the object that another process uploaded first, or our own whose answer was lost.
+async fn settle_conflict(cloud: &Cloud, name: &str, image: &Image, error: Error) -> Result<(), Failure> {
     match cloud.object(name).await? {
         Some(object) if is_right(&object, image) => Ok(()),
         _ => Err(error.into()),
     }
 }
 
-/// Why an upload ended early.
+/// The side on which an upload failed.
 enum Stopped {
     Source(Failure),
     Upload(Error),
@@ -116,17 +120,17 @@ impl From<Error> for Stopped {
     }
 }
 
-/// The source, and what of it is not sent yet.
+/// The source, read piece by piece.
 struct Reading<'a> {
     chunks: &'a mut Chunks,
-    /// What was read behind the last piece.
+    /// Bytes that were read beyond the last piece.
     rest: Bytes,
-    /// CRC32C of everything read.
+    /// CRC32C of all bytes read.
     crc: Digest,
 }
 
 impl Reading<'_> {
-    /// Reads a piece; less only at the verified end. Whether there is more behind it is known then.
+    /// Reads a piece, a shorter one only at the verified end. Afterwards `rest` is empty only at that end.
     async fn piece(&mut self, memory: BytesMut) -> Result<Bytes, Stopped> {
         let mut piece = memory;
         loop {
@@ -149,97 +153,94 @@ impl Reading<'_> {
     }
 }
 
-/// How far the service has got.
-enum Taken {
-    /// All bytes up to here.
+/// The service's acknowledgement.
+enum Stored {
+    /// It has all bytes before this offset.
     Upto(u64),
-    /// Everything.
-    Whole(Object),
+    /// It answered as if the object were complete.
+    Whole,
 }
 
-/// An upload that has begun.
+/// A resumable upload that was started.
 struct Upload<'a> {
     cloud: &'a Cloud,
     session: Url,
     name: &'a str,
-    /// Bytes that the service has for certain.
+    /// Bytes that the service acknowledged.
     sent: u64,
-    /// CRC32C of everything in base64, once everything has been read.
+    /// CRC32C of all bytes in base64, once all were read.
     crc: String,
 }
 
 impl Upload<'_> {
-    /// Sends everything, a piece while the next one is read. More than a piece must be there before one is sent, so that
-    /// what is left at the verified end of the source is never nothing, and the service cannot finish the object before
-    /// that end.
-    async fn run(&mut self, chunks: &mut Chunks) -> Result<Object, Stopped> {
+    /// Sends all bytes, one piece while the next one is read. A piece is sent only when more bytes follow it, so that the last
+    /// piece is never empty, and the service cannot complete the object before the verified end of the source.
+    async fn run(&mut self, chunks: &mut Chunks) -> Result<(), Stopped> {
         let mut reading = Reading {
             chunks,
             rest: Bytes::new(),
             crc: Digest::new(CrcAlgorithm::Crc32Iscsi),
         };
-        // Taken once and at once: a buffer that grows takes twice as much, and what is given back is not always used again.
+        // Allocated once, at full size: a buffer that grows takes twice as much, and freed memory is not always reused.
         let memory = || BytesMut::with_capacity(PIECE);
         let mut piece = reading.piece(memory()).await?;
         let mut spare = memory();
         while !reading.rest.is_empty() {
             let (next, sent) = tokio::join!(reading.piece(spare), self.send(piece.clone(), None));
             let next = next?;
-            if let Some(object) = sent? {
-                return Ok(object);
-            }
+            sent?;
             spare = piece.try_into_mut().unwrap_or_else(|_| memory());
             spare.clear();
             piece = next;
         }
-        // Thirty-two bits, the high end first.
+        // Thirty-two bits, big end first.
         self.crc = BASE64.encode(&reading.crc.finalize().to_be_bytes()[4..]);
         let total = self.sent + piece.len() as u64;
-        let object = self.send(piece, Some(total)).await?;
-        let what = self.what();
-        Ok(object.ok_or_else(|| Error::odd(&what, "a request for more than there is"))?)
+        self.send(piece, Some(total)).await?;
+        Ok(())
     }
 
     fn what(&self) -> String {
         format!("upload {} to bucket {}", self.name, self.cloud.bucket)
     }
 
-    /// Sends a piece until the service has it, and goes on where it stopped. The object when that was the last one.
-    async fn send(&mut self, mut piece: Bytes, total: Option<u64>) -> Result<Option<Object>, Error> {
+    /// Sends a piece until the service has it, resuming where it stopped. The last piece comes with the `total` size.
+    async fn send(&mut self, mut piece: Bytes, total: Option<u64>) -> Result<(), Error> {
         let mut waits = Policy::CALL.start("gcp upload");
         let mut lost = false;
         loop {
-            let taken = if lost {
+            let stored = if lost {
                 self.status().await
             } else {
                 self.put(&piece, total).await
             };
-            let error = match taken {
-                Ok(Taken::Whole(object)) => {
+            let error = match stored {
+                Ok(Stored::Whole) if total.is_some() => {
                     metrics::uploaded(piece.len() as u64);
-                    return Ok(Some(object));
+                    return Ok(());
                 }
-                Ok(Taken::Upto(end)) => {
+                Ok(Stored::Whole) => Error::odd(&self.what(), "a success before the last piece"),
+                Ok(Stored::Upto(end)) => {
                     let fresh = end.checked_sub(self.sent).and_then(|fresh| usize::try_from(fresh).ok());
                     let Some(fresh) = fresh.filter(|fresh| *fresh <= piece.len()) else {
-                        let answer = format!("{end} bytes taken, after {}", self.sent);
+                        let answer = format!("{end} bytes stored, after {}", self.sent);
                         return Err(Error::odd(&self.what(), &answer));
                     };
                     metrics::uploaded(fresh as u64);
                     piece.advance(fresh);
                     self.sent = end;
                     if piece.is_empty() && total.is_none() {
-                        return Ok(None);
+                        return Ok(());
                     }
                     if lost || fresh > 0 {
                         lost = false;
                         continue;
                     }
-                    Error::odd(&self.what(), "no byte taken")
+                    Error::odd(&self.what(), "no new byte stored")
                 }
                 Err(error) => error,
             };
-            // How much arrived is not known.
+            // The service may have any part of the piece.
             lost = true;
             let Some(wait) = waits.after(error.class_of_call()) else {
                 return Err(error);
@@ -247,75 +248,81 @@ impl Upload<'_> {
             tracing::debug!(
                 object = self.name,
                 wait_ms = wait.as_millis(),
-                "upload broke off: {}",
+                "upload was interrupted: {}",
                 Failure::from(error)
             );
             tokio::time::sleep(wait).await;
         }
     }
 
-    async fn put(&self, piece: &Bytes, total: Option<u64>) -> Result<Taken, Error> {
+    async fn put(&self, piece: &Bytes, total: Option<u64>) -> Result<Stored, Error> {
         let last = (self.sent + piece.len() as u64).saturating_sub(1);
         let range = match total {
+            // All bytes are stored, and the object is not complete.
+            Some(total) if piece.is_empty() => format!("bytes */{total}"),
             Some(total) => format!("bytes {}-{last}/{total}", self.sent),
             None => format!("bytes {}-{last}/*", self.sent),
         };
         let mut request = self.cloud.to_session(Method::PUT, &self.session).await?;
         request = request.header(CONTENT_RANGE, range).body(piece.clone());
+        if piece.is_empty() {
+            request = request.header(CONTENT_LENGTH, 0);
+        }
         if total.is_some() {
-            // The service refuses the object if it has other bytes.
+            // The service rejects the object if it has other bytes.
             request = request.header("x-goog-hash", format!("crc32c={}", self.crc));
         }
         let answer = request.send().await;
-        self.taken(answer.map_err(|source| Error::lost(&self.what(), source))?)
+        self.stored(answer.map_err(|source| Error::lost(&self.what(), source))?)
             .await
     }
 
-    /// Asks [how much has arrived](https://cloud.google.com/storage/docs/performing-resumable-uploads#status-check).
-    async fn status(&self) -> Result<Taken, Error> {
+    /// Asks [how many bytes are stored](https://cloud.google.com/storage/docs/performing-resumable-uploads#status-check).
+    async fn status(&self) -> Result<Stored, Error> {
         let request = self.cloud.to_session(Method::PUT, &self.session).await?;
         let request = request.header(CONTENT_RANGE, "bytes */*").header(CONTENT_LENGTH, 0);
         let answer = request.send().await;
-        self.taken(answer.map_err(|source| Error::lost(&self.what(), source))?)
+        self.stored(answer.map_err(|source| Error::lost(&self.what(), source))?)
             .await
     }
 
-    async fn taken(&self, response: Response) -> Result<Taken, Error> {
+    async fn stored(&self, response: Response) -> Result<Stored, Error> {
         let what = self.what();
         if is_incomplete(response.status()) {
             let range = response.headers().get(RANGE).and_then(|value| value.to_str().ok());
-            // Without the header, nothing has arrived.
-            let Some(range) = range else { return Ok(Taken::Upto(0)) };
-            let last = range.strip_prefix("bytes=0-").and_then(|last| last.parse::<u64>().ok());
-            return match last {
-                // Some servers say so when nothing has arrived. A single byte is never taken.
-                Some(0) => Ok(Taken::Upto(0)),
-                Some(last) => Ok(Taken::Upto(last + 1)),
-                None => Err(Error::odd(&what, "a Range that is none")),
+            // Without the header, no byte is stored.
+            let Some(range) = range else { return Ok(Stored::Upto(0)) };
+            return match last_of(range) {
+                // Some servers say so when no byte is stored. No piece has a single byte.
+                Some(0) => Ok(Stored::Upto(0)),
+                Some(last) => Ok(Stored::Upto(last + 1)),
+                None => Err(Error::odd(&what, &format!("Range {range:?}"))),
             };
         }
         if !response.status().is_success() {
             return Err(Error::of_storage(&what, response).await);
         }
-        let object = response.json().await.map_err(|source| Error::lost(&what, source))?;
-        Ok(Taken::Whole(object))
+        Ok(Stored::Whole)
     }
 
-    /// Compares what was sent with what is there. Services older than this header check nothing.
-    async fn verify(&self, object: &Object) -> Result<(), Failure> {
-        if object.crc32c == self.crc {
+    /// Compares the object with the bytes that were sent.
+    async fn verify(&self, image: &Image) -> Result<(), Failure> {
+        let Some(object) = self.cloud.object(self.name).await? else {
+            return Err(Error::odd(&self.what(), "success, but the object does not exist").into());
+        };
+        if object.crc32c == self.crc && is_right(&object, image) {
             return Ok(());
         }
         self.cloud.delete_object(self.name, &object.generation).await?;
         Err(Error::Damaged {
             object: self.name.to_owned(),
-            expected: self.crc.clone(),
-            found: object.crc32c.clone(),
+            expected: format!("{} bytes with CRC32C {}", image.size, self.crc),
+            found: format!("{} bytes with CRC32C {}", object.size, object.crc32c),
         }
         .into())
     }
 
-    /// Forgets what has been sent. Without it the service would, after a week.
+    /// Discards the bytes sent so far. Otherwise the service discards them after a week.
     async fn cancel(&self) {
         let cancelled = async {
             let request = self.cloud.to_session(Method::DELETE, &self.session).await?;
@@ -328,6 +335,32 @@ impl Upload<'_> {
         // Success is 499, "client closed request".
         if let Err(error) = cancelled.await {
             tracing::debug!(object = self.name, "failed to cancel: {}", Failure::from(error));
+        }
+    }
+}
+
+/// The offset of the last byte stored: `bytes=0-524287`, also without the unit or with a blank after it.
+fn last_of(range: &str) -> Option<u64> {
+    let range = range.trim();
+    let range = range
+        .strip_prefix("bytes")
+        .unwrap_or(range)
+        .trim_start_matches(['=', ' ']);
+    let (first, last) = range.split_once('-')?;
+    (first == "0").then(|| last.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_starts_at_the_first_byte() {
+        for range in ["bytes=0-524287", "bytes 0-524287", "0-524287", " bytes=0-524287 "] {
+            assert_eq!(last_of(range), Some(524_287), "{range}");
+        }
+        for range in ["", "bytes=", "bytes=1-2", "bytes=0-", "bytes=0-x", "0", "bytes=*/5"] {
+            assert_eq!(last_of(range), None, "{range}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A Google Cloud of a test's own: Compute Engine's images, a token endpoint, and a bucket in a real emulator.
 //!
 //! Images, families, and operations are kept as [the reference](https://cloud.google.com/compute/docs/reference/rest/v1/images)
-//! says, and what it forbids is refused. An import reads the object from the bucket and looks into it. What is *not*
-//! checked: roles beyond a set of permissions, quotas, and whether a disk boots. [`Cloud::validate_calls`] holds every call
+//! says, and forbidden calls are refused. An import reads the object from the bucket and its content. The fake does *not*
+//! check roles beyond a set of permissions, quotas, and whether a disk boots. [`Cloud::validate_calls`] holds every call
 //! against Google's own description of its services.
 
 mod answers;
@@ -28,7 +28,7 @@ use axum::{Router, response::Response};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use self::faults::{Call, Fault};
+pub use self::faults::{Answer, Call, Fault};
 pub use self::storage::Emulator;
 pub use self::tarball::check as check_tarball;
 
@@ -44,7 +44,7 @@ use crate::{
 pub const PROJECT: &str = "test-project";
 /// The one bucket there is.
 pub const BUCKET: &str = "test-bucket";
-/// How long a call is waited for.
+/// The longest wait for a call.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 const VALIDATE: &str = include_str!("gcp/validate.py");
 const DESCRIBE: &str = include_str!("gcp/describe.py");
@@ -153,17 +153,17 @@ impl Cloud {
         lock(&self.shared.lacking).insert(permission.to_owned());
     }
 
-    /// Spoils the next `times` calls of this name. Several faults of one name are used up in the order given.
+    /// Applies a fault to the next `times` calls of this name. Several faults of one name take turns in the order given.
     pub fn fault(&self, call: &str, fault: Fault, times: usize) {
         lock(&self.shared.record).faults.push((call.to_owned(), fault, times));
     }
 
-    /// Forgets the faults that wait.
+    /// Drops the faults that were not met.
     pub fn mend(&self) {
         lock(&self.shared.record).faults.clear();
     }
 
-    /// Whether every fault has been met. A test that expects a fault to be survived checks that it happened.
+    /// Reports whether every fault has been met. A test that expects a fault to be survived checks that it happened.
     pub fn faults_met(&self) -> bool {
         lock(&self.shared.record).faults.is_empty()
     }
@@ -217,12 +217,12 @@ impl Cloud {
         lock(&self.shared.project).contents.get(image).cloned()
     }
 
-    /// Puts an image there as if it had been made before.
+    /// Adds an image as if it had been created earlier.
     pub fn put_image(&self, name: &str, fields: Value) {
         lock(&self.shared.project).put(name, &fields);
     }
 
-    /// Changes every image's resource behind everybody's back, as time does.
+    /// Changes every image's resource directly, as time does.
     pub fn change_images(&self, change: impl FnMut(&mut Value)) {
         let mut project = lock(&self.shared.project);
         project.settle();
@@ -237,7 +237,7 @@ impl Cloud {
         image["name"].as_str().map(str::to_owned)
     }
 
-    /// All that have been a family's head, in order; `None` for a time without one after that.
+    /// All heads of a family in order; `None` stands for a time without a head.
     pub fn heads(&self, family: &str) -> Vec<Option<String>> {
         let mut project = lock(&self.shared.project);
         project.settle();
@@ -253,7 +253,7 @@ impl Cloud {
             .collect())
     }
 
-    /// Puts an object there as if it had been made before.
+    /// Adds an object as if it had been uploaded earlier.
     pub async fn put_object(&self, name: &str, bytes: Vec<u8>, metadata: &[(&str, &str)]) -> Result<()> {
         let metadata = metadata
             .iter()
@@ -261,7 +261,7 @@ impl Cloud {
         self.shared.write_object(BUCKET, name, bytes, &metadata.collect()).await
     }
 
-    /// Holds every call so far against Google's own description of its services.
+    /// Compares every call so far with Google's own description of its services.
     pub async fn validate_calls(&self) -> Result<()> {
         let calls = self.folder.path().join("calls.json");
         fs::write(&calls, serde_json::to_vec(&self.calls())?)?;
@@ -318,7 +318,7 @@ impl Shared {
         lock(&self.accounts).admit(authorization)
     }
 
-    /// Those of the permissions that there are.
+    /// The permissions among those asked for that the account has.
     fn granted<'a>(&self, asked: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
         let lacking = lock(&self.lacking);
         asked.filter(|permission| !lacking.contains(*permission)).collect()

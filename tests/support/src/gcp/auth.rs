@@ -1,4 +1,4 @@
-//! Who may come in: a service account with a key of its own, and a workload identity whose token is exchanged.
+//! Accounts that are authenticated: a service account with a key of its own, and a workload identity whose token is exchanged.
 //!
 //! Tokens are those that [Google takes](https://developers.google.com/identity/protocols/oauth2/service-account): signed by
 //! the account itself (RS256), or given by the token endpoint for such a signature, or exchanged.
@@ -25,9 +25,9 @@ use uuid::Uuid;
 
 const EMAIL: &str = "uploader@test-project.iam.gserviceaccount.com";
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
-/// Whom an assertion is for, wherever it is sent.
+/// The audience of an assertion, whatever address it is sent to.
 const TOKEN_AUDIENCE: &str = "https://oauth2.googleapis.com/token";
-/// What the workload identity says it is for.
+/// The audience of the workload identity.
 const AUDIENCE: &str = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/test/providers/test";
 /// The token that the workload has from its own platform.
 const SUBJECT_TOKEN: &str = "token-of-the-platform";
@@ -80,7 +80,7 @@ impl Accounts {
         write(folder, "workload-identity.json", &config.to_string())
     }
 
-    /// Whether a request may come in.
+    /// Authenticates a request.
     pub(super) fn admit(&self, authorization: Option<&str>) -> Result<()> {
         let token = authorization.and_then(|value| value.strip_prefix("Bearer "));
         let token = token.context("no bearer token")?;

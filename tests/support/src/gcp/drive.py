@@ -56,7 +56,7 @@ def main(host, project, source, bad_source):
     assert made.disk_size_gb == 1 and made.storage_locations == ["us"], made
     refused(exceptions.Conflict, insert, first)
 
-    # What the reference forbids.
+    # Calls that the reference forbids.
     arm = {"architecture": "ARM64", "guest_os_features": features}
     for name, fields in [
         ("Upper", {}),

@@ -1,14 +1,14 @@
-//! What goes wrong with a call, and the record of all calls.
+//! Faults of calls, and the record of all calls.
 
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// What goes wrong with one call.
+/// A fault of one call.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// Nothing goes wrong, so that the fault that waits behind it meets a later call.
+    /// No fault, so that the next one meets a later call.
     Nothing,
     /// The answer is this error, and nothing is done.
     Refuse {
@@ -29,6 +29,10 @@ pub enum Fault {
     Half,
     /// A byte of an upload changes on the way.
     Flip,
+    /// The call is carried out, and its answer is another form of success.
+    Altered(Answer),
+    /// Nothing is done, and the answer claims success with this body.
+    Pretends(Value),
     /// The operation begins well and fails.
     Fails {
         /// The machine's word for it.
@@ -42,7 +46,54 @@ pub enum Fault {
     },
 }
 
+/// An unusual answer to a call that succeeded.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Another HTTP status.
+    pub status: Option<u16>,
+    /// A `Range` header, as a piece of an upload is acknowledged.
+    pub range: Option<String>,
+    /// Makes the answer's body from the usual one; `None` is an empty body.
+    pub body: fn(Value) -> Option<Value>,
+}
+
 impl Fault {
+    /// Another status with the usual body.
+    pub fn status(status: u16) -> Self {
+        Self::Altered(Answer {
+            status: Some(status),
+            range: None,
+            body: Some,
+        })
+    }
+
+    /// The usual status with another body.
+    pub fn body(body: fn(Value) -> Option<Value>) -> Self {
+        Self::Altered(Answer {
+            status: None,
+            range: None,
+            body,
+        })
+    }
+
+    /// A status without a body.
+    pub fn empty(status: u16) -> Self {
+        Self::Altered(Answer {
+            status: Some(status),
+            range: None,
+            body: |_| None,
+        })
+    }
+
+    /// A piece of an upload is acknowledged by 308 with this `Range`.
+    pub fn incomplete(range: &str) -> Self {
+        Self::Altered(Answer {
+            status: Some(308),
+            range: Some(range.to_owned()),
+            body: |_| None,
+        })
+    }
+
     /// The account lacks a permission.
     pub fn forbidden() -> Self {
         Self::refuse(403, "forbidden")
@@ -73,16 +124,16 @@ impl Fault {
 pub struct Call {
     /// Its name: `images.insert`, `operations.get`, `objects.upload` for the bytes of an upload.
     pub name: String,
-    /// What it is about: an image, an operation, an object.
+    /// Its object: an image, an operation, an object.
     pub target: String,
     /// The parameters after the `?`.
     pub query: Vec<(String, String)>,
-    /// What was sent, where it is JSON.
+    /// The body, if it is JSON.
     pub body: Option<Value>,
 }
 
 impl Call {
-    /// Whether it changes, or tries to change, anything.
+    /// Reports whether it changes, or tries to change, anything.
     pub fn changes(&self) -> bool {
         let verb = self.name.rsplit('.').next().unwrap_or_default();
         !matches!(verb, "get" | "list" | "getFromFamily" | "testIamPermissions" | "wait") && self.name.contains('.')

@@ -1,4 +1,4 @@
-//! What is found: images by name, by family, and in lists.
+//! Images found by name, by family, and in lists.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -68,7 +68,7 @@ impl Project {
         Ok(answer)
     }
 
-    /// Remembers which families have another head than before.
+    /// Records the families whose head changed.
     pub(super) fn note_heads(&mut self) {
         let of_images = self.images.values().filter_map(|image| image["family"].as_str());
         let families: BTreeSet<_> = of_images.map(str::to_owned).chain(self.heads.keys().cloned()).collect();

@@ -1,4 +1,4 @@
-//! Images and operations: what is there, and the rules for changing it.
+//! Images and operations, and the rules for changing them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,7 +21,7 @@ pub(super) struct Content {
     pub(super) disk: Result<u64, String>,
 }
 
-/// What happens when an operation ends.
+/// The effect of an operation at its end.
 enum Effect {
     /// An import ends well or not; then an image may be left.
     Import(Result<u64, (String, bool)>),
@@ -38,11 +38,11 @@ struct Operation {
     error: Option<(String, String, u16)>,
 }
 
-/// All that is in the project.
+/// The content of the project.
 #[derive(Default)]
 pub(super) struct Project {
     pub(super) images: BTreeMap<String, Value>,
-    /// What each family's head has been so far, by its name; `None` for having none any more.
+    /// All heads of each family so far; `None` stands for a time without a head.
     pub(super) heads: BTreeMap<String, Vec<Option<String>>>,
     /// SHA-256 of what each image was made of.
     pub(super) contents: HashMap<String, String>,
@@ -108,7 +108,7 @@ impl Project {
         }
     }
 
-    /// Begins the making of an image, after [the rules](https://cloud.google.com/compute/docs/reference/rest/v1/images).
+    /// Starts the import of an image, by [the rules](https://cloud.google.com/compute/docs/reference/rest/v1/images).
     pub(super) fn insert(
         &mut self,
         body: &Value,
@@ -177,7 +177,7 @@ impl Project {
         Ok(self.begin("insert", name, delay, Some(effect), error, request))
     }
 
-    /// Puts an image there as if it had been made before; what is not said of it is made up.
+    /// Adds an image as if it had been created earlier; absent fields get defaults.
     pub(super) fn put(&mut self, name: &str, fields: &Value) {
         let mut image = self.describe(name, fields.as_object().cloned().unwrap_or_default());
         if image["status"].is_null() {

@@ -1,4 +1,4 @@
-//! What the service accepts, and how it refuses the rest.
+//! The service's rules for names, labels, features, and filters, and its refusals.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! The bucket: a real emulator, and before it a server that sees every call, lets no stranger in, and can break things.
+//! The bucket: a real emulator, behind a server that records every call, authenticates it, and applies faults.
 //!
 //! Neither emulator does everything: fake-gcs-server knows cancelling but finishes an upload when asked how far it is,
 //! gcp-storage-emulator knows resuming but not cancelling. So there are both. Neither looks at the precondition of an
@@ -65,7 +65,7 @@ pub(super) async fn start(emulator: Emulator, port: u16, front: &str, folder: &P
     Ok(server)
 }
 
-/// Passes a call on to the emulator.
+/// Forwards a call to the emulator.
 pub(super) async fn front(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, BODY).await else {
@@ -177,7 +177,7 @@ async fn forward(shared: &Shared, method: Method, url: &str, headers: HeaderMap,
     }
 }
 
-/// Whether a piece that is not the last one has an odd size.
+/// Reports whether a piece other than the last one has a size that the service refuses.
 fn odd_piece(headers: &HeaderMap, size: usize) -> bool {
     let range = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
     range.is_some_and(|range| range.ends_with("/*")) && !size.is_multiple_of(QUANTUM)
