@@ -22,7 +22,9 @@ async fn images_published_at_once_share_one_token() {
         provider.clean_up(false),
         provider.check()
     );
-    (one.unwrap(), two.unwrap(), cleaned.unwrap());
+    one.unwrap();
+    two.unwrap();
+    cleaned.unwrap();
     assert_eq!(world.cloud.count("sts"), 1);
 }
 
@@ -42,7 +44,8 @@ async fn an_endpoint_that_asks_for_a_pause_gets_it_from_everybody() {
     let provider = world.provider();
     let began = Instant::now();
     let (one, two) = tokio::join!(publish(&provider, &first), publish(&provider, &second));
-    (one.unwrap(), two.unwrap());
+    one.unwrap();
+    two.unwrap();
     assert_eq!(world.cloud.count("sts"), 2);
     assert!(began.elapsed() >= Duration::from_secs(5), "{:?}", began.elapsed());
 }
