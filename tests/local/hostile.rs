@@ -27,7 +27,7 @@ fn with_row(key: &str, value: Value) -> Vec<u8> {
     with(&format!("{ROW}/{key}"), value)
 }
 
-/// What is wrong with images.json, its content, and what is said about it.
+/// Each fault of images.json, the content that has it, and the words that report it.
 fn table() -> Vec<(&'static str, Option<Vec<u8>>, &'static str)> {
     let below = "its path does not stay below the compose";
     let letters = "its arch has other characters than letters, digits, and .+_-";

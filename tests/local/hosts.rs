@@ -62,7 +62,7 @@ async fn a_redirect_to_another_host_is_not_followed() {
     }
 }
 
-/// On the same host, or where nobody restricted anything: what a compose says of itself is checked all the same.
+/// Redirects on the same host, or without a restriction: a compose's statements about itself are checked all the same.
 #[tokio::test]
 async fn other_redirects_are_followed() {
     for desk in [restricted(), Desk::new()] {

@@ -111,7 +111,7 @@ fn collect(folder: &Path, prefix: &str, files: &mut BTreeMap<String, Vec<u8>>) {
     }
 }
 
-/// What a disk of this architecture decompresses to.
+/// The decompressed content of the disk of this architecture.
 fn disk(arch: &str) -> Vec<u8> {
     let seed = arch.len() as u64;
     [noise(seed, 700_000), vec![0; 4 << 20], noise(seed + 1, 800_160)].concat()

@@ -1,4 +1,4 @@
-//! What goes wrong halfway, what is left of it, and how it is repaired.
+//! Failures halfway, their leftovers, and the repair.
 
 use std::ffi::OsString;
 use std::fs;
@@ -167,7 +167,7 @@ async fn a_disk_or_layout_that_was_damaged_is_written_again() {
     }
 }
 
-/// What nobody marked is nobody's: never adopted, never overwritten.
+/// A file without a mark belongs to another owner: it is never adopted, never overwritten.
 #[tokio::test]
 async fn a_file_of_somebody_else_is_left_alone() {
     let desk = Desk::new();

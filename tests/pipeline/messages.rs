@@ -297,7 +297,7 @@ async fn the_broker_may_restart_and_nothing_is_lost() {
     world.until_settled(daemon).await;
 }
 
-/// Passing failures beyond `give_up_after` are permanent; until then they are tried again.
+/// Transient failures beyond `give_up_after` are permanent; until then they are retried.
 #[tokio::test]
 async fn a_source_that_stays_away_is_given_up_in_time() {
     let world = World::new().await;
@@ -326,7 +326,7 @@ async fn a_source_that_stays_away_is_given_up_in_time() {
     world.until_settled(daemon).await;
 }
 
-/// What an operator has to mend: the delivery comes back, `/ready` says why, and then it is done.
+/// A problem that an operator has to fix: the delivery comes back, `/ready` says why, and after the fix it is done.
 #[tokio::test]
 async fn a_missing_target_holds_the_message_until_it_is_fixed() {
     let world = World::new().await;
@@ -343,7 +343,7 @@ async fn a_missing_target_holds_the_message_until_it_is_fixed() {
     assert_eq!(document["consumed"]["rejected"], 1);
     assert_eq!(document["trouble"], Value::Null);
     assert!(world.disk("x86_64").exists());
-    // That it had to be tried again is `uploader_trouble`'s to say, for somebody else is called by what failed for good.
+    // `uploader_trouble` alone reports the retry: metrics of permanent failures call other people.
     let scrape = Scrape::of(&world).await;
     scrape.assert("uploader_failures_total", &[("kind", "everything")], 0.0);
     scrape.assert("uploader_deliverables_total", &[("outcome", "failed")], 0.0);
@@ -351,7 +351,7 @@ async fn a_missing_target_holds_the_message_until_it_is_fixed() {
     world.until_settled(daemon).await;
 }
 
-/// What waits for an operator is no work in hand: the delivery goes back at once.
+/// A delivery that waits for an operator is no work in hand: it goes back at once.
 #[tokio::test]
 async fn a_signal_waits_for_nothing_that_waits_for_an_operator() {
     let world = World::new().await;

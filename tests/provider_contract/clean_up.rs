@@ -12,7 +12,8 @@ const OLD: &str = "2020-01-01T00:00:00Z";
 pub trait Ages: World {
     /// Its column's title in `docs/reliability.md`.
     const NAME: &'static str;
-    /// Every call that the clean-up takes. What fails for long is left to the next run, and the command says so.
+    /// Every call that the clean-up takes. A call that fails for long is left to the next run, and the command
+    /// says so.
     const CALLS: &'static [Call];
 
     /// Puts things there as if they had been made long ago, some of them due.
@@ -58,7 +59,7 @@ impl<W: Ages> World for CleanUp<W> {
     }
 }
 
-/// A definition with three versions: two of them past their end of life, one of these somebody else's.
+/// A definition with three versions: two of them past their end of life, one of these with another owner.
 #[cfg(feature = "azure")]
 impl Ages for crate::azure::Gallery {
     const NAME: &'static str = "azure, clean-up";

@@ -1,4 +1,4 @@
-//! What may happen to a call, and what must be there in the end all the same.
+//! Faults that may happen to a call, and the end state that must be reached all the same.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,13 @@ const WAITING: usize = 12;
 /// Within this a process ends that was asked to.
 const STOP: Duration = Duration::from_secs(10);
 
-/// What happens, one call after another, each in a world of its own.
+/// A kind of fault. It happens to one call after another, each in a world of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Answered 503, or not heard of.
+    /// Answered 503, or not received.
     Fails,
     IsThrottled,
-    /// Done, but nobody says so.
+    /// Done, but the answer is lost.
     LosesItsAnswer,
     /// The first call that changes something.
     OneHangs,
@@ -71,9 +71,9 @@ impl Kind {
         }
     }
 
-    /// What is done to a provider with these calls.
+    /// The faults of this kind that a provider with these calls suffers.
     pub fn cases(self, calls: &'static [Call]) -> Vec<Case> {
-        // Whether the server has heard of a call makes the difference for those that change something.
+        // Calls that change something end differently when the server received them, so they are tried both ways.
         let silent = |call: &Call| {
             let mut troubles = vec![(Trouble::Ignored, 1)];
             troubles.extend(call.changes.then_some((Trouble::Unanswered, 1)));
@@ -149,7 +149,7 @@ async fn suffer<W: World>(kind: Kind, case: Case, expected: &Found) -> Outcome {
     }
     let exit = world.program().await.run(PATIENT).await.unwrap();
     assert_known(&world, &what);
-    // What has failed for long enough is settled otherwise in the next round, or left to another run.
+    // A call that has failed for long enough is settled otherwise in the next round, or left to another run.
     let met = match kind {
         Kind::FailsTenTimes => world.front().calls().contains_key(call.name),
         _ => dies || world.front().troubles_met(),

@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use crate::world::{Found, LONG, World, config, configured};
 
 const QUEUE: &str = "cloud-image-uploader-aws";
-/// What is set, and what a process may have resident besides.
+/// `buffer_memory` as set, and the memory that a process may have resident besides.
 const BUFFER: u64 = 64 << 20;
 const BESIDES: u64 = 128 << 20;
 const MIB: u64 = 1 << 20;
 
-/// What is soon compressed, and no zeros. All of them together are more than a process may take.
+/// Content that is soon compressed, and no zeros. All images together are more than a process may take.
 fn large(begin: &[u8], size: usize) -> Vec<u8> {
     let mut bytes = begin.to_vec();
     let piece = noise(1, 64 << 10);

@@ -51,7 +51,7 @@ impl Folder {
         format!("{}/{compose}", self.front.url())
     }
 
-    /// What serves composes.
+    /// The server of the composes.
     pub fn files(&self) -> &Files {
         &self.files
     }

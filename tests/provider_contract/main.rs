@@ -1,5 +1,5 @@
-//! What every provider owes its operators, whatever fails, each of its calls by name: the same end as if nothing had
-//! failed, nothing twice, nothing left over.
+//! The obligations of every provider to its operators, whichever of its calls fails, each by name: the same end as if
+//! nothing had failed, nothing twice, nothing left over.
 //!
 //! A provider joins with a [`World`] of its own, one line at the end of this file, and one in `survival`.
 
@@ -62,7 +62,7 @@ macro_rules! contract {
         mod $provider {
             use super::*;
 
-            /// What is there when nothing fails.
+            /// The end state when nothing fails.
             static EXPECTED: tokio::sync::OnceCell<Found> = tokio::sync::OnceCell::const_new();
 
             #[tokio::test(flavor = "multi_thread")]

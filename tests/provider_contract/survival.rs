@@ -17,7 +17,7 @@ pub struct Outcome {
     pub lost: Vec<String>,
     pub duplicated: Vec<String>,
     pub leaked: Vec<String>,
-    /// What the program wrote that did not end well, or left something else than it should.
+    /// The output of a program that did not end well, or left something else than it should.
     said: Option<String>,
 }
 
@@ -41,7 +41,7 @@ impl Outcome {
         }
     }
 
-    /// What is wrong, if anything.
+    /// Describes the harm, if there was any.
     pub fn harm(&self) -> Option<String> {
         let said = self.said.as_ref()?;
         let Self {

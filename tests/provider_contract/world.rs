@@ -24,19 +24,19 @@ pub struct Call {
     pub name: &'static str,
     /// Whether it changes anything.
     pub changes: bool,
-    /// What brings this one about; otherwise it is made in any case.
+    /// The event that brings this call about; without one it is made in any case.
     pub after: Option<After>,
     /// Whether it only removes something. After a minute that is given up with a warning: buckets have rules of their own
     /// for it, and the next clean-up comes.
     pub tidies: bool,
 }
 
-/// What makes a call necessary that is not made when all goes well.
+/// An event that makes a call necessary that is not made when all goes well.
 #[derive(Clone, Copy)]
 pub enum After {
     /// The answer to the call of this name was lost.
     Lost(&'static str),
-    /// A process was killed when the server had heard of the call of this name.
+    /// A process was killed when the server had received the call of this name.
     Crash(&'static str),
 }
 
@@ -79,15 +79,15 @@ pub trait World: Sized {
     const CALLS: &'static [Call];
     /// Those that are made only when something takes long. They come when time has passed, so nothing is done to them.
     const SELDOM: &'static [&'static str] = &[];
-    /// Whether what is older than what is there is left out.
+    /// Set where composes older than the published one are left out.
     const SKIPS_OLDER: bool = false;
 
     async fn start() -> Self;
 
-    /// What the calls go through.
+    /// The front that the calls go through.
     fn front(&self) -> &Front;
 
-    /// What stands below `[consumer_config]`, and whether it says to announce what is published.
+    /// The sections below `[consumer_config]`; with `announces` they have publications announced.
     fn sections(&self, announces: bool) -> String;
 
     /// Gives a program what else it needs to come here, through the front.
@@ -106,7 +106,7 @@ pub trait World: Sized {
     async fn found(&self) -> Found;
 }
 
-/// What has a name that is taken is there twice.
+/// Marks a name that was taken already, so the thing is there twice.
 pub const AGAIN: &str = " again";
 
 /// Adds what was found.

@@ -90,7 +90,7 @@ async fn a_broken_connection_is_taken_up_where_it_broke() {
     assert!(shelf.files.faults_met());
 }
 
-/// Whatever comes together: the image is whole, or the reason it is not is told; never other bytes.
+/// Any combination of faults leaves the image whole, or the error gives the reason; never other bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn storms_are_weathered() {
     let shelf = Shelf::start().await;
@@ -236,7 +236,7 @@ fn reset() -> std::io::Error {
     std::io::ErrorKind::ConnectionReset.into()
 }
 
-/// Without `Content-Length`, only the last, empty chunk tells the end. Whoever has all bytes does not need it.
+/// Without `Content-Length`, only the last, empty chunk tells the end. A reader that has all bytes does not need it.
 #[tokio::test]
 async fn a_connection_that_breaks_after_the_last_byte_is_complete() {
     let bytes = Bytes::from(noise(8, 10_000));

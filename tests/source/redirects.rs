@@ -31,7 +31,7 @@ async fn secure(authority: &Authority) -> HttpServer {
         .unwrap()
 }
 
-/// From https to plain http, nobody knows any more who answers; not even on the same host.
+/// A redirect from https to plain http loses the proof of who answers, even on the same host.
 #[tokio::test]
 async fn none_leads_from_https_to_http() {
     let shelf = Shelf::start().await;

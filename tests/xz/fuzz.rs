@@ -1,5 +1,5 @@
 //! Mutates valid files and compares with liblzma for as long as is asked for: `XZ_FUZZ_SECONDS=600 cargo test --release
-//! --test xz fuzz`. Two seconds in an ordinary run. Checksums of headers are mended half of the time, or nothing behind
+//! --test xz fuzz`. Two seconds in an ordinary run. Checksums of headers are fixed half of the time, or nothing behind
 //! them would ever be reached.
 
 use std::time::{Duration, Instant};
@@ -115,7 +115,7 @@ async fn fuzz() {
                 kept.display()
             );
         }
-        // Of a file that nobody can decode it may say anything; only reading it must not break.
+        // A file that cannot be decoded may get any answer; only reading it must not break.
         let told = decompressed_size(&file).await.ok();
         if let Some(content) = &expected {
             assert_eq!(told, Some(content.len() as u64));

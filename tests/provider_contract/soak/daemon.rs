@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const BUFFER: u64 = 64 << 20;
 const BESIDES: u64 = 128 << 20;
 
-/// What happened to a daemon, and what came of it.
+/// The faults that a daemon met, and how it ended.
 pub struct Suffered {
     pub name: &'static str,
     pub faults: Faults,
@@ -34,7 +34,7 @@ struct Daemon<'a, W> {
     world: &'a W,
     config: String,
     running: Option<Running>,
-    /// What all of its processes wrote.
+    /// The standard error of all its processes.
     log: String,
     peak_memory: u64,
 }
@@ -45,7 +45,7 @@ impl<W: World> Daemon<'_, W> {
         self.running = Some(program.start().unwrap());
     }
 
-    /// The process; it does not end unless it is told to.
+    /// The process; it does not end unless the test ends it.
     fn running(&mut self) -> &mut Running {
         let running = self.running.as_mut().unwrap();
         let ended = running.ended().unwrap();
@@ -81,7 +81,7 @@ impl<W: World> Daemon<'_, W> {
         exit.code
     }
 
-    /// Waits until everything was heard of.
+    /// Waits until all announcements were received.
     async fn until_announced(&mut self, stage: &Stage<'_>, things: &[String], deadline: Instant) {
         loop {
             stage.listen().await;
@@ -100,7 +100,7 @@ impl<W: World> Daemon<'_, W> {
         }
     }
 
-    /// Stops it when it has acknowledged everything. What comes again after a signal is found done.
+    /// Stops it when it has acknowledged everything. A delivery that comes again after a signal is found done.
     async fn settle(&mut self, stage: &Stage<'_>, queue: &str, deadline: Instant) -> Option<i32> {
         loop {
             // Before that, it may be too young to know of signals.
@@ -168,7 +168,7 @@ pub async fn suffer<W: World>(world: &W, stage: &Stage<'_>) -> Suffered {
     }
 }
 
-/// What is to be announced of a compose, by the program's own plan of the first one.
+/// The announcements expected of each compose, by the program's own plan of the first one.
 async fn planned<W: World>(world: &W, config: &str, prefix: &str, stage: &Stage<'_>) -> Vec<String> {
     let program = configured(world, config);
     let file = program.folder().join("message.json");
@@ -228,8 +228,8 @@ fn trouble(random: &mut Random) -> (Trouble, usize) {
     }
 }
 
-/// What a call may meet. One that only tidies up is given up after a minute, for buckets have rules of their own; so that
-/// it comes to its end it never hangs, and fails once at a time.
+/// How often in a row a call may meet this trouble. A call that only tidies up is given up after a minute, for buckets
+/// have rules of their own; so that it comes to its end it never hangs, and fails once at a time.
 fn bearable(call: &Call, trouble: Trouble, times: usize) -> Option<usize> {
     match trouble {
         Trouble::Ignored | Trouble::Unanswered if call.tidies => None,
@@ -248,8 +248,8 @@ fn title(trouble: Trouble) -> &'static str {
     }
 }
 
-/// What should be there. Of composes that came late because a newer one was there already, nothing has to be, or only a
-/// part: a registry keeps blobs that no tag leads to, and forgets them by itself. Nothing else may be there.
+/// The expected end state. Composes that came late because a newer one was there already may be absent from it, or
+/// there in part: a registry keeps blobs that no tag leads to, and forgets them by itself. Nothing else may be there.
 async fn expected<W: World>(stage: &Stage<'_>, found: &Found) -> Found {
     let composes = stage.composes();
     let mut all = quiet::<W>(stage, &composes).await;
@@ -260,7 +260,7 @@ async fn expected<W: World>(stage: &Stage<'_>, found: &Found) -> Found {
     all
 }
 
-/// What is there when composes are published one after another, and nothing fails.
+/// The end state when composes are published one after another, and nothing fails.
 async fn quiet<W: World>(stage: &Stage<'_>, composes: &[String]) -> Found {
     let world = W::start().await;
     for compose in composes {

@@ -1,4 +1,4 @@
-//! What all daemons share: the broker, the composes, and who hears of them.
+//! The stage that all daemons share: the broker, the composes, and the record of announcements.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ const HEARD: &str = "heard";
 /// A queue for each daemon.
 pub const QUEUES: [&str; 6] = ["aws-blocks", "aws-import", "azure", "gcp", "container", "local"];
 
-/// What was announced and its compose, with the ids of the messages, and how often each was sent.
+/// Each announcement and its compose, with the ids of the messages, and how often each was sent.
 type Heard = BTreeMap<(String, String), BTreeMap<String, usize>>;
 
 /// Where it all happens.
@@ -53,7 +53,7 @@ struct Shared {
     /// In the order of their announcement.
     composes: Vec<String>,
     heard: Heard,
-    /// What every daemon is to announce of each compose, and whether older ones may be left out.
+    /// The announcements that every daemon owes for each compose, and whether older composes may be left out.
     expected: Vec<(Vec<String>, bool)>,
 }
 
@@ -191,12 +191,12 @@ impl<'a> Stage<'a> {
         self.shared().composes.clone()
     }
 
-    /// Where a compose is for whoever is to meet no faults.
+    /// Where a compose is for programs that are to meet no faults.
     pub fn place(&self, compose: &str) -> String {
         self.local.place(compose).display().to_string()
     }
 
-    /// Announces the first one to whoever is to meet no faults.
+    /// Announces the first one to programs that are to meet no faults.
     pub fn first(&self) -> Value {
         message(&id(0), None, &self.place(&id(0)))
     }
@@ -272,7 +272,8 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// What is announced of every compose alike, and of which one it is. A topic may be that of several files in a directory.
+/// The part of an announcement that every compose has alike, and the id of its compose. A topic may be that of several
+/// files in a directory.
 pub fn announced(topic: &str, body: &Value) -> (String, String) {
     let compose = body["compose_id"].as_str().unwrap();
     let path = body["path"].as_str().unwrap_or_default();

@@ -1,4 +1,5 @@
-//! What an operator reads about a mistake, without what differs from run to run: a document to compare with.
+//! The text that an operator reads about a mistake, without the parts that differ from run to run: a document to
+//! compare with.
 
 use uuid::Uuid;
 
@@ -8,7 +9,7 @@ use crate::program::Exit;
 const SHORTEST_ID: usize = 12;
 /// Digits and dashes of a UUID.
 const UUID: usize = 36;
-/// What a temporary folder's name has after its prefix.
+/// Characters of a temporary folder's name after its prefix.
 const RANDOM: usize = 6;
 
 /// Mistakes, each with what the program said.

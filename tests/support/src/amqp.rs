@@ -1,4 +1,4 @@
-//! What a test does on a broker itself: publish, listen in, look at queues.
+//! A test's own actions on a broker: publish, listen in, look at queues.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,7 +25,7 @@ pub struct Admin {
     channel: Channel,
 }
 
-/// What a queue holds.
+/// The numbers of messages and consumers of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Depth {
     /// Messages that wait for delivery. Those delivered and not yet acknowledged are not counted: they return to this

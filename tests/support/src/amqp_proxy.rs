@@ -17,7 +17,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// What is sent before the first frame.
+/// Bytes of the protocol header, sent before the first frame.
 const GREETING: usize = 8;
 /// Kind, channel, and length, before what a frame carries; one byte comes after it.
 const HEAD: usize = 7;
@@ -77,7 +77,7 @@ impl AmqpProxy {
         std::mem::take(&mut *self.losses.lock()).len()
     }
 
-    /// Whether everything that was to be lost was.
+    /// Whether every loss asked for has happened.
     pub fn losses_met(&self) -> bool {
         self.losses.lock().is_empty()
     }

@@ -34,13 +34,13 @@ const LONGEST_NAME: usize = 100;
 pub struct Entry {
     /// The name as the archive will carry it.
     pub name: String,
-    /// What kind of entry it is, with its bytes or its target.
+    /// The kind of entry, with its bytes or its target.
     pub content: Content,
     /// Put the name into a PAX record. Names that are too long for the header go there anyway.
     pub pax: bool,
 }
 
-/// What an entry holds.
+/// The content of an entry, by its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// A folder.

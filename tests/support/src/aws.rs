@@ -91,7 +91,7 @@ pub struct Cloud {
     folder: TempDir,
 }
 
-/// What the servers share.
+/// The state that the servers share.
 struct Shared {
     world: Mutex<World>,
     settings: Mutex<Settings>,
@@ -146,7 +146,7 @@ impl Cloud {
         format!("{}{}", self.endpoint(), server::CONTAINER)
     }
 
-    /// What a client needs in its environment to use this cloud and no other, with the lasting key.
+    /// The environment with which a client uses this cloud and no other, with the lasting key.
     pub fn environment(&self) -> Vec<(String, String)> {
         let mut variables = self.endpoints();
         for (name, value) in [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)] {
@@ -218,7 +218,7 @@ impl Cloud {
         self.look(region, |region| region.tasks.values().cloned().collect())
     }
 
-    /// What a snapshot holds: blocks of [`BLOCK`] bytes by index. Those left out are zeros.
+    /// The content of a snapshot: blocks of [`BLOCK`] bytes by index. Those left out are zeros.
     pub fn snapshot_data(&self, region: &str, id: &str) -> Option<Arc<Blocks>> {
         let snapshot = self.look(region, |region| region.snapshots.get(id).cloned());
         snapshot.map(|snapshot| snapshot.blocks)
@@ -263,7 +263,7 @@ impl Cloud {
         self.shared.calls.wait_for(|call| call.status == 0).await;
     }
 
-    /// What should not be there once all images are published, one line each.
+    /// Resources that should not be there once all images are published, one line each.
     pub fn leftovers(&self) -> Vec<String> {
         let settings = self.settings().clone();
         let mut world = lock(&self.shared.world);

@@ -23,7 +23,7 @@ pub struct FedoraMessaging {
     folder: TempDir,
 }
 
-/// What the message package says about a valid message.
+/// The message package's description of a valid message.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct Validated {
     /// The message's Python class, such as `AwsPublishedV1`.

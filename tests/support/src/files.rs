@@ -1,4 +1,4 @@
-//! A web server for a compose's folder, that can be told to misbehave.
+//! A web server for a compose's folder that misbehaves on demand.
 
 use std::{
     collections::HashMap,
@@ -27,7 +27,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::http_server::HttpServer;
 
-/// What goes wrong with one request. Offsets count from the start of the file, also when a range is asked for.
+/// A fault of one request. Offsets count from the start of the file, also when a range is asked for.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// The connection breaks once this many bytes of the answer's body were sent.
@@ -112,7 +112,8 @@ impl Files {
         format!("{}{path}", self.server.url())
     }
 
-    /// Spoils the next `times` GET requests for `path`. Several faults of one path are used up in the order given.
+    /// Gives the next `times` GET requests for `path` a fault. Several faults of one path are used up in the order
+    /// given.
     pub fn fault(&self, path: &str, fault: Fault, times: usize) {
         lock(&self.state.faults)
             .entry(path.to_owned())

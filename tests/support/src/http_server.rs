@@ -99,7 +99,7 @@ impl Listener for TlsListener {
     async fn accept(&mut self) -> (Self::Io, SocketAddr) {
         loop {
             let (stream, address) = Listener::accept(&mut self.tcp).await;
-            // Whoever does not like the certificate goes away.
+            // A client that rejects the certificate goes away.
             if let Ok(stream) = self.acceptor.accept(stream).await {
                 return (stream, address);
             }

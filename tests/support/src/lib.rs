@@ -1,7 +1,7 @@
 //! Real servers, fakes, and archives for the tests.
 //!
 //! A test starts what it needs and drops it. Everything listens on loopback, on a port that was free, with a folder of its
-//! own. What must be installed comes from `tests/setup`; a test that misses it fails and says so.
+//! own. `tests/setup` installs the requirements; a test that misses one fails and says so.
 
 pub mod advice;
 pub mod amqp;

@@ -1,4 +1,4 @@
-//! moto's server: IAM and STS as somebody else understood them.
+//! moto's server: IAM and STS as another project understood them.
 
 use anyhow::{Result, ensure};
 use tempfile::TempDir;

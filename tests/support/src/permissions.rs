@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 #[derive(Clone, Copy, Debug)]
 pub struct Need(pub &'static str, pub &'static [&'static str], pub &'static str);
 
-/// What does not fit, one line each: calls that the table does not know or knows in vain, permissions that are missing in the
-/// role or that nothing needs.
+/// The differences, one line each: calls that are missing in the table or never made, permissions that are missing in
+/// the role or that nothing needs.
 pub fn differences<'a>(
     table: &[Need],
     calls: impl IntoIterator<Item = &'a str>,

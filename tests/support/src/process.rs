@@ -79,7 +79,7 @@ impl Server {
         }
     }
 
-    /// What the server wrote so far.
+    /// The output of the server so far.
     pub fn log(&self) -> String {
         fs::read(&self.log)
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())

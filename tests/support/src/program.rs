@@ -1,7 +1,7 @@
 //! The program under test, run as its own process in a clean environment.
 //!
-//! Whatever a test is about, what its program wrote is searched for every secret the program was given; a secret that was
-//! written fails the test.
+//! In every test, the output of the program is searched for every secret the program was given; a secret in the output
+//! fails the test.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::process::{POLL, command, die_with_us, signal, spawn};
 use crate::{rabbit, registry};
 
-/// How the names of variables end whose values nobody may see.
+/// How the names of variables end whose values must stay secret.
 const SECRETS: [&str; 4] = ["PASSWORD", "SECRET", "TOKEN", "KEY"];
 /// How the names of variables end that name a file with a secret in it.
 const SECRET_FILES: [&str; 2] = ["TOKEN_FILE", "CREDENTIALS"];
@@ -120,12 +120,12 @@ impl Program {
 }
 
 impl Running {
-    /// What it wrote to standard output so far.
+    /// The program's standard output so far.
     pub fn stdout(&self) -> String {
         self.read("stdout")
     }
 
-    /// What it wrote to standard error so far.
+    /// The program's standard error so far.
     pub fn stderr(&self) -> String {
         self.read("stderr")
     }
@@ -233,7 +233,7 @@ impl Drop for Running {
     }
 }
 
-/// What must not be seen of a variable, or of the file that it names.
+/// The secret parts of a variable, or of the file that it names.
 fn secrets(name: &str, value: &OsStr) -> Vec<String> {
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
     let text = if ends(&SECRET_FILES) {

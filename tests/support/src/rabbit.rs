@@ -81,7 +81,7 @@ impl Rabbit {
         let mut epmd = command(tool("epmd")?, folder.path());
         epmd.args(["-address", "127.0.0.1", "-port", &epmd_port.to_string()]);
         let mut epmd = Server::start_unprivileged("epmd", &epmd, &folder.path().join("epmd.log"))?;
-        // A broker that finds none starts one of its own, which nobody would end.
+        // A broker that finds none starts one of its own, which would outlive the test.
         epmd.wait_ready(async || listens(epmd_port).await).await?;
         let mut rabbit = Self {
             broker: None,
@@ -169,7 +169,7 @@ impl Rabbit {
         identity.write(self.folder.path(), "server").map(drop)
     }
 
-    /// What the broker logged since it was started last.
+    /// The broker's log since its last start.
     pub fn log(&self) -> String {
         self.broker.as_ref().map(Server::log).unwrap_or_default()
     }
@@ -266,7 +266,7 @@ fn configure(folder: &Path, authority: &Authority, options: &Options, plain_port
     Ok(())
 }
 
-/// What belongs to the daemon's user, as a pattern.
+/// The names that belong to the daemon's user, as a pattern.
 fn own() -> String {
     format!("^(amq\\.topic|{DAEMON}.*)$")
 }

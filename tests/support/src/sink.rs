@@ -26,7 +26,7 @@ use self::page_blobs::PageBlobs;
 const COUNTS: &str = "/counts";
 /// The most that a request may have before its body.
 const HEAD: usize = 16 << 10;
-/// What is dropped at once.
+/// Most bytes dropped at once.
 const STEP: usize = 1 << 20;
 
 /// A running sink.
@@ -43,7 +43,7 @@ struct Counts {
     page_blobs: Mutex<PageBlobs>,
 }
 
-/// What arrived.
+/// Bytes and requests that arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
     /// Bytes of request bodies.
@@ -69,7 +69,7 @@ impl Sink {
         format!("http://{}", self.address)
     }
 
-    /// What arrived since the last time.
+    /// Bytes and requests that arrived since the last call.
     pub fn take(&self) -> Taken {
         self.counts.take()
     }
@@ -104,7 +104,7 @@ async fn serve(listener: TcpListener, counts: Arc<Counts>) {
     }
 }
 
-/// What a request says before its body.
+/// The part of a request before its body.
 struct Head {
     method: String,
     target: String,
@@ -120,7 +120,7 @@ impl Head {
     }
 }
 
-/// What is said to a request.
+/// The answer to a request.
 struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
@@ -153,7 +153,7 @@ impl Answer {
         for (name, value) in &self.headers {
             text += &format!("{name}: {value}\r\n");
         }
-        // What is asked for by HEAD says its own.
+        // An answer to HEAD brings its own length: that of the body it leaves out.
         if !self.headers.iter().any(|(name, _)| name == "content-length") {
             text += &format!("content-length: {}\r\n", self.body.len());
         }

@@ -111,7 +111,7 @@ impl Skopeo {
     }
 }
 
-/// What `skopeo inspect --raw` says about an OCI layout folder.
+/// The output of `skopeo inspect --raw` for an OCI layout folder.
 pub async fn inspect_layout(folder: &Path) -> Result<Value> {
     let home = tempfile::tempdir()?;
     let mut inspect = command(tool("skopeo")?, home.path());

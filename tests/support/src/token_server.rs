@@ -40,7 +40,7 @@ const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 pub struct Lifetime {
     /// When the registry stops to accept a token.
     pub real: Duration,
-    /// What the client is told; more than the real one makes tokens fail in mid-push.
+    /// The lifetime announced to the client; more than the real one makes tokens fail in mid-push.
     pub announced: Duration,
 }
 
@@ -70,9 +70,9 @@ struct Tokens {
 }
 
 impl TokenServer {
-    /// What the registry calls itself.
+    /// The registry's name for itself.
     pub const SERVICE: &str = "test-registry";
-    /// What the token server calls itself.
+    /// The token server's name for itself.
     pub const ISSUER: &str = "test-issuer";
 
     /// Starts a server that knows one user.

@@ -29,7 +29,7 @@ async fn the_vendor_s_client_is_content() -> Result<()> {
     let arguments = [host.trim_start_matches("http://"), PROJECT, &good, &bad];
     cloud.python("drive.py", DRIVE, &arguments).await?;
     assert!(cloud.count("token") > 0, "its token came from the endpoint");
-    // It is the vendor's client, so its calls are right; a call that is not would be told.
+    // It is the vendor's client, so its calls are right; a call that is not would be reported.
     cloud.validate_calls().await?;
     let described = cloud.describe(&["f"]).await?;
     assert_eq!(described["families"]["f"], "first");

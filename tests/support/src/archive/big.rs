@@ -16,7 +16,7 @@ const LARGEST_LAYER: u64 = 1 << 30;
 /// Bytes made at a time.
 const PIECE: usize = 1 << 18;
 
-/// What [`big`] wrote.
+/// The archive that [`big`] wrote.
 #[derive(Clone, Debug)]
 pub struct Big {
     /// `sha256:…` of the manifest.

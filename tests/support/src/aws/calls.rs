@@ -17,8 +17,8 @@ pub struct Call {
     pub action: String,
     /// The region in the credential's scope.
     pub region: String,
-    /// What was asked for: form parameters of EC2 (`Filter.1.Name`), members of EBS direct (`SnapshotId`), bucket, key, query
-    /// and `x-amz-` headers of S3.
+    /// The request's parameters: form parameters of EC2 (`Filter.1.Name`), members of EBS direct (`SnapshotId`),
+    /// bucket, key, query and `x-amz-` headers of S3.
     pub parameters: BTreeMap<String, String>,
     /// The status answered; 0 where no answer was given.
     pub status: u16,

@@ -30,7 +30,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// What a request is about; none where no action has this method and path.
+    /// The target of a request; none where no action has this method and path.
     pub(super) fn of(method: &Method, path: &str) -> Option<Self> {
         let parts: Vec<_> = path.trim_matches('/').split('/').collect();
         let (action, snapshot, block) = match (method.as_str(), parts.as_slice()) {

@@ -12,7 +12,7 @@ use super::{
     xml::Xml,
 };
 
-/// What an action finds: the world, and where in it the call was made.
+/// The context of an action: the world, and where in it the call was made.
 pub(super) struct Context<'a> {
     pub(super) name: &'a str,
     pub(super) world: &'a mut World,
@@ -60,7 +60,7 @@ pub(super) fn act(context: &mut Context<'_>, action: &str, parameters: Parameter
     }
 }
 
-/// What actions answer that have nothing to tell.
+/// The answer of actions that have no data to return.
 pub(super) fn done() -> Xml {
     let mut answer = Xml::default();
     answer.text("return", true);

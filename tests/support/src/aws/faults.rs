@@ -1,4 +1,4 @@
-//! What goes wrong on demand.
+//! Faults of calls, on demand.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub struct Fault {
     effect: Effect,
 }
 
-/// What happens to a call.
+/// The effect of a fault on a call.
 #[derive(Clone, Debug)]
 pub enum Effect {
     /// Refused for its rate, in the words of the service: `RequestLimitExceeded`, `SlowDown`, …
@@ -95,7 +95,7 @@ impl Faults {
         self.0.clear();
     }
 
-    /// What happens to this call: the effect of the first fault that concerns it.
+    /// Takes the effect of the first fault that concerns this call.
     pub(super) fn take(&mut self, action: &str, region: &str) -> Option<Effect> {
         for fault in &mut self.0 {
             let concerned = fault.action == action && fault.region.as_deref().is_none_or(|wanted| wanted == region);

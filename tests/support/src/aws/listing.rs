@@ -1,4 +1,4 @@
-//! What calls that list things have in common: filters and pages.
+//! Filters and pages, which all calls that list things have in common.
 
 use std::collections::BTreeSet;
 

@@ -23,8 +23,8 @@ impl Cloud {
         Ok(command)
     }
 
-    /// What the SDK says of all enabled regions: by region, `images` (with `LaunchPermissions`) and `snapshots` (with
-    /// `CreateVolumePermissions`), their members as the API calls them.
+    /// The SDK's description of all enabled regions: by region, `images` (with `LaunchPermissions`) and `snapshots`
+    /// (with `CreateVolumePermissions`), their members as the API calls them.
     pub async fn describe(&self) -> Result<Value> {
         let mut python = self.python("describe.py", DESCRIBE)?;
         {

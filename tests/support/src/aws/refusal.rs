@@ -1,4 +1,4 @@
-//! What a service says instead of doing something, in the form each protocol has for it.
+//! Refusals of a service, in the form that each protocol has for them.
 
 use axum::{
     body::Body,

@@ -1,4 +1,4 @@
-//! What is true of a whole region: whether it is enabled, and whether it lets anything be public.
+//! The state of a whole region: whether it is enabled, and whether it lets anything be public.
 
 use super::{
     ec2::Context,

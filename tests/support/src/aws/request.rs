@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 #[derive(Debug, Default)]
 pub(super) struct Parameters {
     left: BTreeMap<String, String>,
-    /// What stands before the names, for messages.
+    /// The prefix of the names, for messages.
     path: String,
     dry_run: bool,
 }
@@ -117,7 +117,8 @@ impl Parameters {
         })
     }
 
-    /// Refuses what nobody took. A dry run ends here too, so nothing may have been changed before.
+    /// Refuses parameters that the action did not take. A dry run ends here too, so nothing may have been changed
+    /// before.
     pub(super) fn finish(self) -> Result<()> {
         if let Some(name) = self.left.keys().next() {
             let message = format!("the parameter {}{name} is not recognized", self.path);

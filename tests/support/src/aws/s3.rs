@@ -29,7 +29,7 @@ use super::{
 /// The largest part that a test may send.
 const LARGEST: usize = 256 * 1024 * 1024;
 
-/// What answers requests to S3.
+/// The part that answers requests to S3.
 #[derive(Clone)]
 pub(super) struct Front {
     pub(super) shared: Arc<Shared>,
@@ -51,7 +51,7 @@ impl Front {
     }
 }
 
-/// What a request is about. Buckets are in the path.
+/// The target of a request. Buckets are in the path.
 struct Target {
     action: &'static str,
     bucket: String,
@@ -112,7 +112,7 @@ fn before(shared: &Shared, target: &Target, region: &str, headers: &HeaderMap, b
     done.unwrap_or_else(|refusal| Some(Protocol::S3.refuse(&refusal)))
 }
 
-/// What can be said of multipart uploads before their server is asked.
+/// Answers or refuses a call about multipart uploads before their server is asked; `None` leaves it to the server.
 fn multipart(shared: &Shared, target: &Target, headers: &HeaderMap, body: &Bytes) -> Result<Option<Response>, Refusal> {
     let mut uploads = lock(&shared.uploads);
     if target.action == "ListMultipartUploads" {
@@ -208,7 +208,7 @@ impl Front {
 /// Reads an answer to its end, and keeps it.
 async fn read(response: Response) -> (Response, String) {
     let (mut parts, body) = response.into_parts();
-    // What is in one piece now must not be announced in many.
+    // The body is in one piece now, so the headers must not announce many.
     parts.headers.remove(header::TRANSFER_ENCODING);
     let bytes = to_bytes(body, LARGEST).await.unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();

@@ -1,4 +1,4 @@
-//! One endpoint for EC2, EBS direct, IAM, STS and Service Quotas, told apart by the scope of the credential.
+//! One endpoint for EC2, EBS direct, IAM, STS and Service Quotas, distinguished by the scope of the credential.
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +36,7 @@ pub(super) const CONTAINER: &str = "/v1/container-credentials";
 
 type Form = BTreeMap<String, String>;
 
-/// What a request asks for, as far as the protocol tells.
+/// The call that a request makes, as far as its protocol shows it.
 enum Asked {
     Form(Form),
     Ebs(ebs::Target),

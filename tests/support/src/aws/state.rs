@@ -1,4 +1,4 @@
-//! What exists in the cloud, and how it changes with time.
+//! Resources that exist in the cloud, and how they change with time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -62,7 +62,7 @@ pub(super) struct World {
     pub(super) written: BTreeMap<String, Bytes>,
 }
 
-/// What one region holds.
+/// The resources of one region.
 #[derive(Default)]
 pub(super) struct Region {
     /// Not opted in to, so that every call is refused.
@@ -72,7 +72,7 @@ pub(super) struct Region {
     pub(super) tasks: BTreeMap<String, ImportTask>,
     /// Images deregistered, which answer otherwise than those that never were.
     pub(super) gone: BTreeSet<String>,
-    /// What client tokens stand for.
+    /// The first call with each client token, by the token.
     pub(super) tokens: BTreeMap<String, Token>,
     pub(super) images_blocked: bool,
     pub(super) snapshots_blocked: bool,
@@ -80,9 +80,9 @@ pub(super) struct Region {
 
 /// The first call with a client token.
 pub(super) struct Token {
-    /// What was asked for.
+    /// The request of that call.
     pub(super) request: String,
-    /// What was made.
+    /// The id of the resource that it created.
     pub(super) id: String,
     pub(super) made: Timestamp,
 }
@@ -153,7 +153,7 @@ pub struct Image {
 pub struct Device {
     /// Such as `/dev/sda1`.
     pub name: String,
-    /// What it is made from.
+    /// The snapshot that the volume is created from.
     pub snapshot: String,
     /// Size in GiB.
     pub size: u64,
@@ -182,7 +182,7 @@ pub struct Snapshot {
     pub state: State,
     /// Region and id of the snapshot it is a copy of.
     pub source: Option<(String, String)>,
-    /// What it holds. Copies share it.
+    /// Its content. Copies share it.
     pub blocks: Arc<Blocks>,
     /// Whether it still takes blocks of EBS direct.
     pub(super) open: bool,
@@ -315,7 +315,7 @@ impl ImportTask {
                     }
                     return None;
                 }
-                // The object is read when the import ends: one deleted too early spoils it.
+                // The object is read when the import ends: the import fails if the object was deleted before.
                 let read = match self.pending.doom.take() {
                     Some(doom) => Err(doom),
                     None => read_blocks(&objects.join(&self.bucket).join(&self.key)),

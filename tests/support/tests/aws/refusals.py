@@ -57,7 +57,7 @@ for code, changes in [
 ]:
     refused(code, ec2.import_snapshot, **({"DiskContainer": container} | changes))
 refused("InvalidParameter", west.import_snapshot, DiskContainer=container)  # The bucket is elsewhere.
-# The SDK is told where it is and asks again; the other side sees it.
+# The answer names the bucket's region, and the SDK asks again there; the test checks the recorded calls.
 assert client("s3", WEST).list_objects_v2(Bucket="images")["KeyCount"] == 1
 
 group = {"Add": [{"Group": "everybody"}]}
