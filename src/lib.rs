@@ -1,8 +1,8 @@
 //! Publishes the images of a finished compose to clouds and registries.
 //!
-//! The folders are listed so that each imports only from itself and from those above it; `tests/structure.rs` holds that.
+//! Each folder imports only from itself and from those listed above it; `tests/structure.rs` enforces that.
 
-/// What every program of this kind needs: failures by what can be done about them, retries, HTTP, metrics. Knows no images.
+/// The parts that know no images: failures by their remedy, retries, HTTP, metrics.
 pub mod base {
     pub mod failure;
     pub mod health;
@@ -14,7 +14,7 @@ pub mod base {
     pub mod secret;
 }
 
-/// Composes, images, and what becomes of them under which names. No I/O.
+/// Composes, images, and the names they are published under. Does no I/O.
 pub mod model {
     pub mod compose;
     pub mod deliverable;
@@ -24,7 +24,7 @@ pub mod model {
     pub mod target;
 }
 
-/// The images themselves: bytes in, verified chunks and facts out.
+/// Reads images: bytes in, verified chunks and facts out.
 pub mod images {
     pub mod disk;
     mod gzip;
@@ -40,7 +40,7 @@ pub mod images {
 
 pub mod config;
 
-/// The broker and what goes over it.
+/// The broker, and the messages that it carries.
 pub mod messaging {
     pub mod broker;
     pub mod consumer;
@@ -69,12 +69,12 @@ pub mod providers {
     pub mod poll;
 }
 
-/// Between stage and release: what a deliverable has to pass before users see it.
+/// The gates between stage and release: a deliverable passes them before users see it.
 pub mod gates {
     pub mod gate;
 }
 
-/// From a message to what is live and announced.
+/// The way from a message to live, announced images.
 pub mod publish {
     pub mod pipeline;
     pub mod prepare;
@@ -103,5 +103,5 @@ pub mod commands {
     pub mod telemetry;
 }
 
-/// What `--version` says: the git tag that was built, else as near to it as the build could know.
+/// The version that `--version` prints: the git tag that was built, or the nearest version that the build could find.
 pub const VERSION: &str = env!("CLOUD_IMAGE_UPLOADER_VERSION");

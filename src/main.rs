@@ -1,4 +1,4 @@
-//! Arguments, logging, configuration, the command; errors to exit codes.
+//! Reads the arguments and the configuration, starts the log, runs the command, and turns errors into exit codes.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
@@ -29,7 +29,7 @@ async fn main() -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(Stop { code, error }) => {
-            // There is no log yet.
+            // The log has not started yet.
             let _ = writeln!(stderr(), "cloud-image-uploader: {}", Chain(error.as_ref()));
             ExitCode::from(code)
         }
@@ -40,7 +40,7 @@ async fn run(conf: Option<&Path>, log_format: LogFormat, command: Command) -> Re
     let variable = std::env::var_os("FEDORA_MESSAGING_CONF");
     let path = Config::path(conf, variable.as_deref());
     let mut config = Config::load(&path).map_err(Stop::usage)?;
-    // Whoever looks only sees for himself what is wrong.
+    // The operator reads the output of `plan` and `check`, so neither sends e-mails.
     if matches!(command, Command::Plan(_) | Command::Check { .. }) {
         config.logging.mail.clear();
     }
@@ -62,7 +62,8 @@ async fn run(conf: Option<&Path>, log_format: LogFormat, command: Command) -> Re
     Ok(code)
 }
 
-/// A command that may be left at any point: what it did stays, and the next one finds it.
+/// Runs a command until it ends or a signal stops it. A command may stop at any point: its results stay, and the next
+/// command finds them.
 async fn unless_stopped(command: impl Future<Output = Result<u8, Stop>>) -> Result<u8, Stop> {
     let stop = stop_signal()?;
     tokio::select! {

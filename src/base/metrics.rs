@@ -114,7 +114,7 @@ pub async fn during<T>(step: Step, work: impl Future<Output = T>) -> T {
     work.await
 }
 
-/// What became of a deliverable.
+/// Counts a deliverable by its outcome.
 pub fn deliverable(outcome: &str) {
     DELIVERABLES.counter(&[outcome]).increment(1);
 }
@@ -195,8 +195,8 @@ impl Drop for Raised {
     }
 }
 
-/// An image that is being read. What is known of its progress is taken back when it is dropped, so images that have the
-/// same label add up.
+/// An image that is being read. Dropping the value subtracts its progress from the gauges, so images with the same
+/// label add up.
 #[derive(Debug)]
 pub struct Reading {
     /// As stored.

@@ -87,7 +87,7 @@ impl Board {
         }
     }
 
-    /// Writes a line for each image in flight at intervals, for ever; returns at once where there are bars.
+    /// Writes a line for each image in flight at intervals, without end; returns at once if the board shows bars.
     pub async fn report(&self) {
         let Display::Log(counters) = &*self.0 else { return };
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + INTERVAL, INTERVAL);

@@ -25,25 +25,25 @@ pub struct Arguments {
     /// The form of log lines on standard error.
     #[arg(long, value_enum, global = true, default_value = "text")]
     pub log_format: LogFormat,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub invocation: Invocation,
 }
 
-/// What to do.
+/// The commands, with and without a configuration.
 #[derive(Debug, Subcommand)]
 pub enum Invocation {
-    /// With a configuration.
+    /// A command that reads the configuration file.
     #[command(flatten)]
     Configured(Command),
     /// Write the manual pages and shell completions that a package installs, below a folder such as /usr/share.
     PackageFiles {
-        /// The folder; what is missing of it is made.
+        /// The folder, which is created if it is missing.
         share: PathBuf,
     },
 }
 
-/// What to do with a configuration.
+/// The commands that read the configuration file.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the daemon: take messages from the queue and publish what they announce.
@@ -57,13 +57,13 @@ pub enum Command {
     Reconsume(Reconsume),
     /// Show what would be published, changing nothing. Needs no broker, no credentials, and no cloud.
     Plan(Plan),
-    /// Run the provider's retention policy now: remove what it retires, and say of everything what becomes of it and why.
+    /// Run the provider's retention policy now: remove the images it retires, and print each decision with its reason.
     ///
     /// Azure and Google Cloud have such a policy; it also runs after each new image. Exit codes: 0 done; 1 something
     /// could not be removed, or a list could not be read in full, and then nothing was removed; 2 bad option or
     /// configuration.
     CleanUp {
-        /// Remove nothing, only say what would be.
+        /// Remove nothing, only print the decisions.
         #[arg(long)]
         dry_run: bool,
     },
@@ -78,7 +78,7 @@ pub enum Command {
 /// Arguments of `reconsume`.
 #[derive(Debug, Args)]
 pub struct Reconsume {
-    /// Which compose.
+    /// The compose.
     #[command(flatten)]
     pub subject: Subject,
     /// Change only this location: a region or a registry, as the configuration names it. May be repeated.
@@ -92,7 +92,7 @@ pub struct Reconsume {
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub struct Plan {
-    /// Which compose.
+    /// The compose.
     #[command(flatten)]
     pub subject: Subject,
     /// A table for people, or JSON for programs.
@@ -109,12 +109,12 @@ pub enum PlanFormat {
     Json,
 }
 
-/// Which compose a command is about.
+/// The compose that a command is about.
 #[derive(Debug, Args)]
 #[group(skip)]
 #[command(group = ArgGroup::new("which").required(true).args(["id", "file", "compose"]))]
 pub struct Subject {
-    /// The id of a message, which datagrepper is asked for.
+    /// The id of a message to fetch from datagrepper.
     pub id: Option<Uuid>,
     /// A file with one serialized message. A relative location in it starts at the file's folder.
     #[arg(long, value_name = "FILE")]

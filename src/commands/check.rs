@@ -9,7 +9,7 @@ use crate::base::progress::Board;
 use crate::config::{self, Config, Environment};
 use crate::messaging::broker::Broker;
 
-/// Prints what it finds; the exit code says whether all of it is good.
+/// Prints the findings; the exit code is 0 if all of them are good.
 ///
 /// # Errors
 ///
@@ -50,7 +50,7 @@ pub async fn run(config: Config, offline: bool) -> Result<u8, Stop> {
     Ok(if good { 0 } else { FAILED })
 }
 
-/// Prints one line; whether it is good news.
+/// Prints one finding, and returns whether it is good.
 fn finding(subject: &str, result: &Result<String, String>) -> bool {
     match result {
         Ok(found) if found.is_empty() => print(&format!("ok: {subject}\n")),

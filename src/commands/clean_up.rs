@@ -1,11 +1,11 @@
-//! `clean-up`: the retention policy, now.
+//! `clean-up`: runs the retention policy now.
 
 use super::exit::{FAILED, Stop, no_problems};
 use super::setup::{print, provider};
 use crate::config::{Config, Environment};
 use crate::providers::contract::{Action, Decision};
 
-/// Runs the policy, or says what it would remove; one line per image.
+/// Runs the policy, or with `dry_run` only prints its decisions; one line per image.
 ///
 /// # Errors
 ///

@@ -26,7 +26,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5 * 60);
 ///
 /// # Errors
 ///
-/// A bad configuration, or a broker that an operator has to fix, with the exit code that says which.
+/// A bad configuration, or a broker that an operator has to fix; the exit code names the problem.
 pub async fn run(config: Config, board: Board) -> Result<u8, Stop> {
     let environment = Environment::of_process();
     no_problems(config.check_environment(&environment))?;
@@ -50,7 +50,7 @@ pub async fn run(config: Config, board: Board) -> Result<u8, Stop> {
     for finding in &findings {
         match &finding.result {
             Ok(found) => tracing::info!("{}: {found}", finding.subject),
-            // The cloud may be back before the next message is; the operator hears of it at once all the same.
+            // The operator learns of the problem at once, even if the cloud recovers before the next message arrives.
             Err(wrong) => tracing::error!("{}: {wrong}", finding.subject),
         }
     }
@@ -73,7 +73,7 @@ pub async fn run(config: Config, board: Board) -> Result<u8, Stop> {
     }
 }
 
-/// The findings that are bad news.
+/// The findings that report a problem, on one line.
 fn wrong(findings: &[Finding]) -> Option<String> {
     let line = |finding: &Finding| match &finding.result {
         Ok(_) => None,
@@ -83,7 +83,7 @@ fn wrong(findings: &[Finding]) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join("; "))
 }
 
-/// Repeats a check that failed until it succeeds, or until a publication shows that nothing is wrong any more.
+/// Repeats a failed check until it succeeds, or until a publication shows that the problem is gone.
 async fn check_again(provider: Arc<dyn Publish>, health: Arc<Health>) {
     loop {
         tokio::time::sleep(CHECK_INTERVAL).await;
@@ -96,7 +96,7 @@ async fn check_again(provider: Arc<dyn Publish>, health: Arc<Health>) {
             health.set_trouble(Trouble::Check, None);
             return;
         }
-        // A publication during the check knows better.
+        // A publication during the check clears the trouble, and it stays cleared.
         if health.has_trouble(&Trouble::Check) {
             health.set_trouble(Trouble::Check, wrong);
         }

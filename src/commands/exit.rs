@@ -1,4 +1,4 @@
-//! How the process ends.
+//! The exit codes of the process.
 //!
 //! The codes of a lost or refused broker are those of the fedora-messaging client, so that scripts around it keep working.
 
@@ -10,17 +10,17 @@ pub const FAILED: u8 = 1;
 /// A bad option or configuration, or an invalid message.
 pub const USAGE: u8 = 2;
 
-/// An error and the exit code it ends with.
+/// An error that ends the process, and the exit code.
 #[derive(Debug)]
 pub struct Stop {
     /// The exit code.
     pub code: u8,
-    /// Reads as a sentence of its own.
+    /// The error, whose text reads as a sentence of its own.
     pub error: anyhow::Error,
 }
 
 impl Stop {
-    /// An error of the operator's: a bad option or configuration, or an invalid message.
+    /// An error in the operator's input: a bad option or configuration, or an invalid message.
     #[must_use]
     pub fn usage(error: impl Into<anyhow::Error>) -> Self {
         Self {

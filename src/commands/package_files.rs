@@ -1,4 +1,4 @@
-//! What a package installs beside the program, made from the help of its commands.
+//! The files that a package installs beside the program, generated from the help of its commands.
 
 use std::fs::create_dir_all;
 use std::io;
@@ -9,8 +9,8 @@ use clap_complete::Shell;
 
 use super::arguments::Arguments;
 
-/// Writes manual pages and completions for bash, zsh, and fish below `share`, where those look for them below
-/// `/usr/share`.
+/// Writes manual pages and completions for bash, zsh, and fish below `share`, in the places where man and the
+/// shells look for them below `/usr/share`.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! `plan`: what would be published, as a table for people or as JSON for programs.
+//! `plan`: the images that would be published, as a table for people or as JSON for programs.
 
 use anyhow::anyhow;
 use comfy_table::{ContentArrangement, Table, presets};
@@ -16,7 +16,7 @@ use crate::model::select::{Deliverable, Only};
 use crate::publish::prepare::{Prepared, prepare};
 use crate::publish::report::{Problem, Report};
 
-/// Prints what would be published, changing nothing.
+/// Prints the images that would be published, and changes nothing.
 ///
 /// # Errors
 ///
@@ -52,12 +52,12 @@ pub async fn run(config: &Config, subject: &Subject, format: PlanFormat) -> Resu
     Ok(0)
 }
 
-/// What would be published.
+/// The deliverables that would be published, or the reason for none.
 #[derive(Debug)]
 pub enum Plan {
-    /// These deliverables, maybe none.
+    /// The selected deliverables, maybe none.
     Compose(Box<Prepared>),
-    /// Nothing, before the compose was even looked at.
+    /// No deliverables, for a reason known before the compose's metadata were read.
     Nothing(Reason),
 }
 

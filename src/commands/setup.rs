@@ -1,4 +1,4 @@
-//! The parts of the program, put together from the configuration.
+//! Assembles the parts of the program from the configuration.
 
 use std::io::{Write, stdout};
 use std::path::Path;
@@ -28,7 +28,7 @@ use crate::providers::connect::connect;
 use crate::providers::contract::{Provider, Retire};
 use crate::publish::pipeline::Pipeline;
 
-/// What publishes, and what takes away afterwards.
+/// The pipeline that publishes, and the retention policy that removes afterwards.
 pub(super) struct Assembled {
     pub pipeline: Pipeline,
     pub retire: Option<Arc<dyn Retire>>,
@@ -84,7 +84,7 @@ pub(super) fn releases(config: &Config) -> Result<Releases> {
     ))
 }
 
-/// The message or compose that the operator names. It is retried for as long as an image is.
+/// Reads the message or compose that the operator names. A transient failure is retried as long as an image's.
 pub(super) async fn request(http: &Client, config: &Config, subject: &Subject) -> Result<Intent, Stop> {
     retry::within(config.service.give_up_after, read_request(http, config, subject)).await
 }
@@ -126,18 +126,18 @@ async fn read_request(http: &Client, config: &Config, subject: &Subject) -> Resu
     }
 }
 
-/// Says that an empty selection may be due to the pattern rather than to the compose.
+/// Warns that an empty selection may be due to the pattern rather than to the compose.
 pub(super) fn warn_of_pattern(only: Option<&str>) {
     if let Some(pattern) = only {
         tracing::warn!("--only {pattern:?} was given; without it there may be something");
     }
 }
 
-/// Completes when the process is asked to end. Further signals change nothing.
+/// Completes when SIGTERM or SIGINT asks the process to end. Further signals change nothing.
 ///
 /// # Errors
 ///
-/// A process that may not listen for signals.
+/// The process may not listen for signals.
 pub fn stop_signal() -> Result<impl Future<Output = ()>, Stop> {
     let listen = |kind| signal(kind).context("failed to listen for signals");
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
@@ -149,7 +149,7 @@ pub fn stop_signal() -> Result<impl Future<Output = ()>, Stop> {
     })
 }
 
-/// A reader that went away, as `head` does, is no failure of ours.
+/// Writes to standard output. A reader that closes it early, as `head` does, is not a failure of the program.
 pub(super) fn print(text: &str) {
     let _ = stdout().write_all(text.as_bytes());
 }

@@ -42,7 +42,7 @@ pub fn start(config: &Logging, format: LogFormat, bars: Option<MultiProgress>) -
     let filter = Targets::new()
         .with_default(level(config.root))
         .with_target(env!("CARGO_CRATE_NAME"), level(config.level(LOGGER)))
-        // It logs errors that it also returns; they are logged where they are handled.
+        // The module logs errors that it also returns; the program logs them where it handles them.
         .with_target("lapin", LevelFilter::OFF);
     let (mails, sending) = Mails::new(&config.mail)?;
     let registry = tracing_subscriber::registry().with(filter).with(mails);
@@ -103,7 +103,7 @@ impl Write for Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        // Where standard error is closed, the record is lost.
+        // A record is lost if standard error is closed.
         let print = || drop(io::stderr().write_all(&self.text));
         match &self.bars {
             Some(bars) => bars.suspend(print),

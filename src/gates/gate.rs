@@ -1,4 +1,4 @@
-//! A gate stands between stage and release: nothing becomes visible that has not passed it.
+//! A gate stands between stage and release: a deliverable becomes visible only after it has passed every gate.
 
 use async_trait::async_trait;
 
@@ -6,13 +6,13 @@ use crate::base::failure::Failure;
 use crate::model::outcome::Outcome;
 use crate::model::select::Deliverable;
 
-/// Looks at what was staged and lets it pass, or not.
+/// Decides whether a staged deliverable may be released.
 #[async_trait]
 pub trait Gate: Send + Sync {
-    /// Lets the deliverable pass to release. Safe to repeat: a redelivered message asks again.
+    /// Lets the deliverable pass to release. The call is safe to repeat: a redelivered message repeats it.
     ///
     /// # Errors
     ///
-    /// A deliverable that must not be released, or that could not be judged.
+    /// The deliverable must not be released, or the gate could not decide.
     async fn pass(&self, deliverable: &Deliverable, staged: &Outcome) -> Result<(), Failure>;
 }

@@ -1,4 +1,4 @@
-//! When the retention policy runs: beside publishing, never inside it.
+//! The schedule of the retention policy, which runs beside publishing, never inside it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use tokio::sync::Notify;
 
 use crate::providers::contract::Retire;
 
-/// How long a command that published waits for the policy that is due after it. The next run does the rest.
+/// The longest time that a command waits for the policy after publishing. The next run does the rest.
 const AFTER_PUBLICATION: Duration = Duration::from_secs(5 * 60);
 
-/// Runs the policy at once and after each interval, if it has one, and after each publication. Never returns.
+/// Runs the policy after each publication and, if it has an interval, at once and after each interval. Never returns.
 pub async fn upkeep(retire: Arc<dyn Retire>, interval: Option<Duration>, published: Arc<Notify>) {
     let mut ticks = interval.map(tokio::time::interval);
     loop {
@@ -38,7 +38,7 @@ pub async fn after_publication(retire: &dyn Retire) {
     }
 }
 
-/// A policy that fails is a warning: it never turns a publication into a failure.
+/// Runs the policy once. Its failure is logged as a warning and never turns a publication into a failure.
 async fn run(retire: &dyn Retire) {
     match retire.clean_up(false).await {
         Ok(retired) => retired.warn(),

@@ -1,38 +1,38 @@
 //! One failed call to a service, the same for every provider.
 //!
-//! A provider says what its service's refusals mean (their [`Class`], and the advice in `said`); everything else about a
-//! call that failed is alike everywhere.
+//! A provider interprets its service's refusals (their [`Class`], and the advice in `said`); all other properties of a
+//! failed call are the same everywhere.
 
 use std::error::Error as StdError;
 use std::time::Duration;
 
 use crate::base::failure::{Class, Classified};
 
-/// A call that did not do what it was to do. Each text reads after "failed to"; `what` says what was to be done.
+/// A call that failed. Each text reads after "failed to"; `what` is the action.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// No answer, or one that ended early or cannot be read. The service may have done what it was asked.
+    /// The answer is missing, ended early, or cannot be read. The service may have performed the action.
     #[error("{what}")]
     Lost {
-        /// What was to be done.
+        /// The action, reading after "failed to".
         what: String,
-        /// Why.
+        /// The underlying error.
         source: Box<dyn StdError + Send + Sync>,
-        /// What can be done about it.
+        /// The remedy that the failure needs.
         class: Class,
     },
-    /// No answer in time. The service may have done what it was asked.
+    /// The answer did not arrive in time. The service may have performed the action.
     #[error("{what}: no answer within {} s", limit.as_secs())]
     Silent {
-        /// What was to be done.
+        /// The action, reading after "failed to".
         what: String,
-        /// How long the answer was awaited.
+        /// The time that the call waited for the answer.
         limit: Duration,
     },
-    /// The service refused.
+    /// The service refused the call.
     #[error("{what}: {service} answered {said}")]
     Refused {
-        /// What was to be done.
+        /// The action, reading after "failed to".
         what: String,
         /// The service as people call it: `Azure`, `the registry`.
         service: &'static str,
@@ -40,41 +40,41 @@ pub enum CallError {
         status: u16,
         /// The service's own name of the refusal; empty where it has none.
         code: String,
-        /// The answer for people: status or code, the service's words, what an operator can do.
+        /// The answer for people: the status or code, the service's words, and advice for operators.
         said: String,
-        /// What the refusal means.
+        /// The remedy that the refusal needs.
         class: Class,
     },
     /// The service accepted the call, and the operation that it started failed.
     #[error("{what}: the operation {said}")]
     Operation {
-        /// What was to be done.
+        /// The action, reading after "failed to".
         what: String,
         /// The service's own name of the failure.
         code: String,
-        /// How it ended, for people.
+        /// The operation's end, for people.
         said: String,
-        /// What the failure means.
+        /// The remedy that the failure needs.
         class: Class,
     },
-    /// The operation that the call started has not ended in time; it may still end well.
+    /// The operation that the call started has not ended in time; it may still succeed.
     #[error("{what}: {state} after {}", humantime::format_duration(*limit))]
     Unfinished {
-        /// What was to be done.
+        /// The action, reading after "failed to".
         what: String,
-        /// How far it is: `not done`, `pending`.
+        /// The operation's last known state: `not done`, `pending`.
         state: String,
-        /// How long its end was awaited.
+        /// The time that the program waited for the operation's end.
         limit: Duration,
     },
-    /// An answer that does not have what it must have.
+    /// The answer lacks a required part.
     #[error("{what}: {service} answered with {answer}")]
     Odd {
-        /// What was to be done.
+        /// The action, reading after "failed to".
         what: String,
         /// The service as people call it.
         service: &'static str,
-        /// What came: `no token`.
+        /// The answer as received: `no token`.
         answer: String,
     },
 }

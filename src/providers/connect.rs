@@ -1,4 +1,4 @@
-//! From a section of the configuration to the provider with its capabilities.
+//! Turns a section of the configuration into the provider with its capabilities.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use super::contract::{Provider, Publish, Retire};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::config::{self, Environment};
 
-/// The provider of a configuration. Connects to nothing yet.
+/// Creates the provider of a configuration, without any connection yet.
 ///
 /// # Errors
 ///
-/// Credentials that are missing or cannot be read, or a provider that this build leaves out.
+/// Credentials are missing or cannot be read, or this build leaves the provider out.
 pub fn connect(section: &config::Provider, environment: &Environment) -> Result<Provider, Failure> {
     // Not every set of features has a provider that reads the environment.
     let _ = environment;

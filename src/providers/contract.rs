@@ -1,9 +1,10 @@
-//! What a provider can do, one trait for each capability. A capability that a provider lacks is absent, not a method that
-//! does nothing.
+//! The capabilities of a provider, one trait for each. A capability that a provider lacks is absent, not a method
+//! that does nothing.
 //!
 //! *Stage* looks first, adopts what exists, uploads under a private or temporary name, registers, and copies to every
-//! location: all of it complete, nothing of it visible to users. *Release* makes exactly that visible and re-reads what is
-//! live. Both are safe to repeat, need no local state, and go on with the other locations when one fails.
+//! location; the result is complete, and no part of it is visible to users. *Release* makes exactly that result visible
+//! and re-reads the live state. Both are safe to repeat, need no local state, and continue with the other locations
+//! when one fails.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::model::select::Deliverable;
 pub struct Provider {
     /// Publishes deliverables.
     pub publish: Arc<dyn Publish>,
-    /// Takes away what the provider's retention policy retires.
+    /// Removes the published things that the provider's retention policy retires.
     pub retire: Option<Arc<dyn Retire>>,
 }
 
@@ -38,45 +39,45 @@ pub trait Publish: Send + Sync {
     ///
     /// # Errors
     ///
-    /// What concerns all locations alike, such as an image that is not what its metadata says.
+    /// A failure of all locations alike, such as an image that differs from its metadata.
     async fn stage(&self, deliverable: &Deliverable, task: &Task) -> Result<Outcome, Failure>;
 
-    /// Makes exactly what was staged visible and returns what a reader now sees.
+    /// Makes exactly the staged result visible and returns the state that a reader now sees.
     ///
-    /// A location that has changed since, so that this would no longer be right, is left alone and
-    /// [stale](Outcome::stale).
+    /// A location that has changed since, so that the release would no longer be right, is left unchanged and reported
+    /// as [stale](Outcome::stale).
     ///
     /// # Errors
     ///
-    /// What concerns all locations alike.
+    /// A failure of all locations alike.
     async fn release(&self, deliverable: &Deliverable, staged: Outcome, task: &Task) -> Result<Outcome, Failure>;
 }
 
-/// Takes published things away. Never part of publishing: an announcement does not wait for it.
+/// Removes published things. Removal is never part of publishing: an announcement does not wait for it.
 #[async_trait]
 pub trait Retire: Send + Sync {
-    /// Applies the retention policy to everything the provider published; with `dry_run` only says what it would do.
+    /// Applies the retention policy to everything the provider published; with `dry_run`, only returns the decisions.
     ///
     /// # Errors
     ///
-    /// A list that could not be read in full. Nothing was removed then.
+    /// A list could not be read in full. In that case, the policy removed nothing.
     async fn clean_up(&self, dry_run: bool) -> Result<Retired, Failure>;
 
-    /// How often the policy is due even if nothing is published; `None`: only after a publication.
+    /// The interval at which the policy runs even without publications; with `None`, it runs only after a publication.
     fn interval(&self) -> Option<Duration>;
 }
 
-/// What a provider needs besides the deliverable: the images' bytes, and what the operator asked for.
+/// The inputs of a provider besides the deliverable: the images' bytes, and the operator's options.
 #[derive(Debug, Clone)]
 pub struct Task {
     /// Opens images.
     pub sources: Sources,
-    /// Only these locations are to be changed; all when `None`. The others are looked at all the same, since an
+    /// The locations that may be changed; with `None`, all may. The provider reads the others nevertheless, since an
     /// announcement names every location that has the image.
     pub locations: Option<BTreeSet<String>>,
-    /// Move a container tag back to an older compose.
+    /// Lets a container tag move back to an older compose.
     pub allow_older: bool,
-    /// How long locations that are ready may wait for the others.
+    /// The longest time that ready locations wait for the others.
     pub patience: Duration,
 }
 
@@ -94,15 +95,15 @@ impl Task {
     }
 }
 
-/// What a retention policy decided, and what became of it.
+/// The decisions of a retention policy, with their results.
 #[derive(Debug, Default)]
 pub struct Retired {
-    /// One for each published thing that was looked at.
+    /// The decisions, one for each published thing that the policy looked at.
     pub decisions: Vec<Decision>,
 }
 
 impl Retired {
-    /// Writes what failed to the log. The next run tries it again.
+    /// Logs the removals that failed. The next run tries them again.
     pub fn warn(&self) {
         for Decision { name, action, reason } in &self.decisions {
             if let Action::Failed(failure) = action {
@@ -112,35 +113,35 @@ impl Retired {
     }
 }
 
-/// What a retention policy decided about one published thing.
+/// The decision of a retention policy about one published thing.
 #[derive(Debug)]
 pub struct Decision {
-    /// What people call it: `Fedora-Cloud-43-x64/43.20250901.2`.
+    /// The thing's name for people: `Fedora-Cloud-43-x64/43.20250901.2`.
     pub name: String,
-    /// What becomes of it.
+    /// The action on the thing, with its result.
     pub action: Action,
-    /// Why, in a few words: `past its end of life on 2025-12-09`.
+    /// The reason in a few words: `past its end of life on 2025-12-09`.
     pub reason: String,
 }
 
-/// What becomes of a published thing.
+/// The action of a retention policy on one published thing.
 #[derive(Debug)]
 pub enum Action {
-    /// It stays.
+    /// The thing is kept.
     Stays,
-    /// It was removed; in a dry run, it would have been.
+    /// The run removed the thing; a dry run only reports that it would.
     Goes,
-    /// It is to be removed by the next run: this one has removed as much as one may.
+    /// The next run removes the thing: this run has removed as much as one run may.
     GoesLater,
-    /// It should be gone, and could not be removed.
+    /// The policy retires the thing, but its removal failed.
     Failed(Failure),
 }
 
 /// One line of `check`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What was looked at: `registry quay.io/fedora`.
+    /// The thing that was checked: `registry quay.io/fedora`.
     pub subject: String,
-    /// What was found, or what is wrong and what to do about it.
+    /// The state that the check found; an error states the problem and its remedy.
     pub result: Result<String, String>,
 }

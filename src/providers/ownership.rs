@@ -1,42 +1,42 @@
-//! Whose an image is: the one comparison of marks, and the one hands-off rule.
+//! Ownership of images: the one comparison of marks, and the one hands-off rule.
 //!
-//! Every provider asks here before it adopts, changes, or deletes anything. The rules, in order:
+//! Every provider applies these rules before it adopts, changes, or deletes anything, in this order:
 //!
-//! 1. `delete=never`, in any letter case: nothing is changed or deleted, whoever created it.
-//! 2. A mark that names another owner: likewise.
-//! 3. A mark of ours with the digest of other content: an error that names both digests, never an overwrite.
-//! 4. No mark: the previous service created it under the same name; it is adopted.
+//! 1. `delete=never`, in any letter case: the thing is never changed or deleted, even if this program created it.
+//! 2. A mark that names another owner: the thing is neither changed nor deleted.
+//! 3. A mark of this program with the digest of other content: the provider reports both digests and never overwrites.
+//! 4. No mark: the previous service created the thing under the same name, and the provider adopts it.
 
 use crate::model::mark::OWNER;
 
-/// The tag, label, or annotation by which an operator keeps something.
+/// The name of the tag, label, or annotation by which an operator keeps a thing.
 const DELETE: &str = "delete";
-/// Its value.
+/// The value of that tag, label, or annotation.
 const NEVER: &str = "never";
 
-/// Why something must not be changed or deleted.
+/// The reason why a thing must not be changed or deleted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HandsOff {
-    /// An operator keeps it.
+    /// An operator keeps the thing.
     #[error("it is tagged delete=never")]
     Kept,
-    /// Its mark names another owner.
+    /// The mark names another owner.
     #[error("it belongs to {0}")]
     Owner(String),
 }
 
-/// How an existing image compares with the one that is to be published under its name.
+/// The comparison of an existing image with the one that is to be published under its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Comparison {
-    /// Made of the same image file, or without a mark: adopt it.
+    /// The image was created from the same file, or has no mark: adopt it.
     Same,
-    /// Its mark names another owner.
+    /// The mark names another owner.
     Foreign(String),
-    /// Made of an image file with this digest.
+    /// The image was created from a file with this digest.
     OtherContent(String),
 }
 
-/// Reports whether tags, labels, or annotations keep something: `delete=never`, names and values in any letter case.
+/// Reports whether tags, labels, or annotations keep a thing: `delete=never`, names and values in any letter case.
 #[must_use]
 pub fn is_kept<'a>(values: impl IntoIterator<Item = (&'a String, &'a String)>) -> bool {
     values
@@ -44,7 +44,7 @@ pub fn is_kept<'a>(values: impl IntoIterator<Item = (&'a String, &'a String)>) -
         .any(|(name, value)| name.eq_ignore_ascii_case(DELETE) && value.trim().eq_ignore_ascii_case(NEVER))
 }
 
-/// The reason to leave something alone, from its tags and the owner its mark names; `None` if it may be changed.
+/// The reason to leave a thing unchanged, from its tags and the owner that its mark names; `None` if it may be changed.
 #[must_use]
 pub fn hands_off<'a>(
     values: impl IntoIterator<Item = (&'a String, &'a String)>,
@@ -58,7 +58,7 @@ pub fn hands_off<'a>(
         .map(|owner| HandsOff::Owner(owner.to_owned()))
 }
 
-/// Compares what a mark says, its owner and the SHA-256 of its image, with the SHA-256 of the image to be published.
+/// Compares the owner and the SHA-256 that a mark names with the SHA-256 of the image to be published.
 #[must_use]
 pub fn compare(owner: Option<&str>, found: Option<&str>, expected: &str) -> Comparison {
     match (owner, found) {

@@ -1,4 +1,4 @@
-//! Waiting for what takes a service seconds, minutes, or hours: the one loop that looks until it is done.
+//! The one polling loop: waits for an operation that takes a service seconds, minutes, or hours.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,16 +7,16 @@ use tokio::time::Instant;
 
 use super::call::CallError;
 
-/// The shortest pause between two looks. Most states change within a second.
+/// The shortest pause between two looks at a state. Most states change within a second.
 const FIRST: Duration = Duration::from_millis(200);
-/// The longest one. Of 22 regions and two images that is three calls a second, far below what EC2
-/// [allows](https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html); an Azure subscription has a limited
+/// The longest pause. With 22 regions and two images it makes three calls a second, far below the limit of
+/// [EC2](https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html); an Azure subscription has a limited
 /// number of reads, too.
 const LONGEST: Duration = Duration::from_secs(15);
-/// A pause is this part of the time waited so far, so the end is noticed at most a tenth too late: of many regions the
-/// slowest one counts, which chance makes late.
+/// A pause is this part of the time waited so far, so the end is noticed at most a tenth too late. The last of many
+/// regions sets the total time, and chance delays that one.
 const PART: u32 = 10;
-/// Between two log lines about one thing.
+/// The time between two log lines about one operation.
 const LOGGED: Duration = Duration::from_secs(60);
 
 /// Growing pauses between looks, up to a limit.
@@ -27,7 +27,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Starts now. `limit` is how long the end is awaited altogether.
+    /// Starts now. `limit` bounds the whole wait.
     #[must_use]
     pub fn within(limit: Duration) -> Self {
         Self {
@@ -36,11 +36,11 @@ impl Pace {
         }
     }
 
-    /// Pauses before the next look, at least as long as the service wishes.
+    /// Pauses before the next look, at least for `wish`, the pause that the service asks for.
     ///
     /// # Errors
     ///
-    /// [`CallError::Unfinished`] once the limit is over. `what` reads after "failed to".
+    /// [`CallError::Unfinished`] once the limit has passed. `what` is the action, reading after "failed to".
     pub async fn pause(&mut self, what: &str, wish: Option<Duration>) -> Result<(), CallError> {
         self.pause_while(what, "not done", wish).await
     }
@@ -62,7 +62,7 @@ impl Pace {
     }
 }
 
-/// How far something is, also for those who do not wait for its end.
+/// The progress of an operation, shared with tasks that do not wait for its end.
 #[derive(Debug, Clone, Default)]
 pub struct Status(Arc<Mutex<String>>);
 
@@ -82,17 +82,18 @@ impl Status {
 /// The result of one look.
 #[derive(Debug)]
 pub enum Look<T> {
-    /// It is done.
+    /// The operation has finished.
     Done(T),
-    /// How far it is.
+    /// The operation's state; the loop continues.
     Wait(String),
 }
 
-/// Looks until it is done. `what` reads after "failed to"; `status` follows the state that each look finds.
+/// Looks until the operation has finished. `what` is the action, reading after "failed to"; `status` follows the state
+/// that each look finds.
 ///
 /// # Errors
 ///
-/// The first look that fails, or [`CallError::Unfinished`] with the state once `limit` is over.
+/// The error of the first look that fails, or [`CallError::Unfinished`] with the state once `limit` has passed.
 pub async fn until<T, E, F>(what: &str, limit: Duration, status: &Status, mut look: impl FnMut() -> F) -> Result<T, E>
 where
     E: From<CallError>,

@@ -30,11 +30,11 @@ pub struct Label {
 pub struct Metric {
     /// Its name.
     pub name: &'static str,
-    /// What it is.
+    /// Prometheus' type of the metric.
     pub kind: Kind,
     /// Its labels.
     pub labels: &'static [Label],
-    /// What it means.
+    /// The metric's meaning, as Prometheus and the documentation show it.
     pub help: &'static str,
 }
 
@@ -67,7 +67,7 @@ impl Metric {
         ::metrics::histogram!(self.name, self.labels(values))
     }
 
-    /// Announces it, at 0 where its labels are known: a rule can tell nothing yet from nobody there.
+    /// Announces the metric, at 0 if its labels are known: so a rule can tell a process without events from no process.
     pub(super) fn begin(&self) {
         match self.kind {
             Kind::Counter => ::metrics::describe_counter!(self.name, self.help),

@@ -197,7 +197,7 @@ pub enum Error {
     Address {
         /// The text of the configuration.
         text: String,
-        /// Why.
+        /// The underlying error.
         source: lettre::address::AddressError,
     },
     /// The TLS library refused its configuration.
@@ -211,7 +211,7 @@ pub enum Error {
     Send {
         /// Host and port.
         server: String,
-        /// Why.
+        /// The underlying error.
         source: lettre::transport::smtp::Error,
     },
 }

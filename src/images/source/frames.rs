@@ -162,11 +162,11 @@ fn window(header: &[u8]) -> u64 {
     }
 }
 
-/// Where a header tells the window.
+/// The place in a header that states the window.
 struct Fields {
     start: usize,
     end: usize,
-    /// It is as long as what the frame decodes to, which is told instead.
+    /// The header states the frame's decoded length instead, which is also the length of the window.
     is_length: bool,
 }
 

@@ -87,7 +87,7 @@ impl Decoding {
         self.ended
     }
 
-    /// Whether all that was fed is used up.
+    /// Whether the input is used up.
     pub fn is_hungry(&self) -> bool {
         self.input.is_empty()
     }

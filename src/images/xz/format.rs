@@ -40,7 +40,7 @@ pub(super) struct StreamHeader {
 impl StreamHeader {
     /// # Errors
     ///
-    /// Another format or version, a damaged header, or a check that nobody could verify.
+    /// Another format or version, a damaged header, or a check of unknown kind.
     pub fn parse(bytes: [u8; STREAM_HEADER]) -> io::Result<Self> {
         if bytes[..6] != HEADER_MAGIC {
             return Err(bad("what follows a stream is neither a stream nor padding"));
@@ -130,7 +130,8 @@ pub(in crate::images) fn blocks(index: &[u8]) -> io::Result<(u64, u64)> {
     Ok((stored, decoded))
 }
 
-/// What the decoder of the first block has to remember, in a file that begins like this; `None` if it has no block.
+/// The most bytes that the decoder of the first block has to remember, in a file that begins like this; `None` if
+/// the file has no block.
 pub(in crate::images) fn first_dictionary(file: &[u8]) -> Option<u64> {
     let block = file.get(STREAM_HEADER..)?;
     let header = block.get(..BlockHeader::length(*block.first()?))?;
@@ -160,7 +161,7 @@ pub(super) struct BlockHeader {
 }
 
 impl BlockHeader {
-    /// What a decoder has to remember at most. A smaller block does not fill its dictionary.
+    /// The most bytes that a decoder has to remember. A smaller block does not fill its dictionary.
     pub fn remembered(&self) -> u64 {
         self.dictionary.min(self.uncompressed.unwrap_or(u64::MAX))
     }

@@ -25,8 +25,8 @@ const INVALID: Policy = Policy {
     longest: Duration::from_secs(4),
     give_up_after: Duration::from_secs(15),
 };
-/// Requests after which a registry that asks for ever more is refused: one to be challenged, one with a token for what it
-/// named first, one with a token for what it named then.
+/// The number of requests after which the program gives up on a registry that keeps asking for more: the first request
+/// is challenged, the second has a token for that challenge, and the third a token for the next challenge.
 const CHALLENGES: u32 = 3;
 
 /// A configured registry.
