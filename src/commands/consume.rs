@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 
-use super::exit::{Stop, no_problems};
+use super::exit::{self, Stop, no_problems};
 use super::monitoring;
 use super::setup::{Assembled, assemble, stop_signal};
 use crate::base::health::{Health, Trouble};
@@ -66,8 +66,8 @@ pub async fn run(config: Config, board: Board) -> Result<u8, Stop> {
     let mut work = Work::new(pipeline, health.clone());
     match consumer::consume(&broker, &mut work, &health, config.service.shutdown_grace, stop).await {
         End::Stopped => Ok(0),
-        End::Broker { code, error } => Err(Stop {
-            code,
+        End::Broker { obstacle, error } => Err(Stop {
+            code: exit::of_obstacle(obstacle),
             error: anyhow!(error).context("failed to consume"),
         }),
     }

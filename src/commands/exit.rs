@@ -4,11 +4,24 @@
 
 use crate::base::failure::Failure;
 use crate::config::{Problem, Problems};
+use crate::messaging::consumer::Obstacle;
 
 /// Publishing failed.
 pub const FAILED: u8 = 1;
 /// A bad option or configuration, or an invalid message.
 pub const USAGE: u8 = 2;
+
+/// The code of each obstacle that ends the daemon.
+#[must_use]
+pub fn of_obstacle(obstacle: Obstacle) -> u8 {
+    match obstacle {
+        Obstacle::Certificate => USAGE,
+        Obstacle::NotDeclared => 10,
+        Obstacle::QueueGone => 12,
+        Obstacle::HandshakeRefused => 14,
+        Obstacle::ReadForbidden => 15,
+    }
+}
 
 /// An error that ends the process, and the exit code.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Delivery in, acknowledgement out: the only place that settles a delivery.
 //!
-//! The loop reconnects without end. Work goes on while the broker is away; only what an operator has to fix ends the process,
-//! with the exit codes of the existing client. The work itself is behind [`Jobs`]: this module knows nothing of publishing.
+//! The loop reconnects without end. Work goes on while the broker is away; only an [`Obstacle`] that an operator has to fix ends
+//! the daemon. The work itself is behind [`Jobs`]: this module knows nothing of publishing.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -40,6 +40,21 @@ pub struct Unsettled {
     epoch: u64,
 }
 
+/// What keeps the daemon from consuming until an operator fixes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A certificate or key that cannot be used.
+    Certificate,
+    /// A queue or binding that could not be declared.
+    NotDeclared,
+    /// A queue that was deleted while the daemon consumed, and is not back.
+    QueueGone,
+    /// A refused TLS or AMQP handshake.
+    HandshakeRefused,
+    /// No permission to read the queue.
+    ReadForbidden,
+}
+
 /// Why the daemon ended.
 #[derive(Debug)]
 pub enum End {
@@ -47,8 +62,8 @@ pub enum End {
     Stopped,
     /// An operator has to fix the broker first.
     Broker {
-        /// The exit code.
-        code: u8,
+        /// What an operator has to fix.
+        obstacle: Obstacle,
         /// The broker's refusal.
         error: Error,
     },
@@ -62,7 +77,7 @@ enum Closed {
     Cancelled,
     /// An operator has to fix something first.
     Refused {
-        code: u8,
+        obstacle: Obstacle,
         error: Error,
     },
 }
@@ -105,14 +120,14 @@ pub async fn consume(
                     closed
                 }
                 Err(error) => {
-                    let code = exit_code(&error, consumed);
+                    let obstacle = obstacle(&error, consumed);
                     // A broker that is away refuses nothing.
-                    refused_since = code.map(|_| refused_since.unwrap_or_else(Instant::now));
+                    refused_since = obstacle.map(|_| refused_since.unwrap_or_else(Instant::now));
                     let patient = consumed && refused_since.is_some_and(|since| since.elapsed() < QUEUE_PATIENCE);
                     health.set_trouble(Trouble::Broker, Some(Chain(&error).to_string()));
-                    match code {
+                    match obstacle {
                         // At the start an operator is watching; later one may be fixing the broker already.
-                        Some(code) if !patient => Closed::Refused { code, error },
+                        Some(obstacle) if !patient => Closed::Refused { obstacle, error },
                         _ => {
                             tracing::warn!("failed to {}; trying again", Chain(&error));
                             Closed::Lost
@@ -126,12 +141,12 @@ pub async fn consume(
                 drain(broker, work, health, grace, epoch).await;
                 return End::Stopped;
             }
-            Closed::Refused { code, error } => {
+            Closed::Refused { obstacle, error } => {
                 tokio::select! {
                     () = &mut stop => drain(broker, work, health, grace, epoch).await,
                     () = finish(work, health, epoch) => {}
                 }
-                return End::Broker { code, error };
+                return End::Broker { obstacle, error };
             }
             Closed::Lost => {}
             Closed::Cancelled => {
@@ -159,15 +174,17 @@ fn reconnect_backoff() -> Waits {
     .start("subscribe")
 }
 
-/// The exit code for an error that an operator has to fix; `None` for a transient one.
-fn exit_code(error: &Error, consumed: bool) -> Option<u8> {
+/// The obstacle that an error shows; `None` for a transient one.
+fn obstacle(error: &Error, consumed: bool) -> Option<Obstacle> {
     match error {
-        Error::Certificate { .. } => Some(2),
-        Error::Declare { .. } | Error::Bind { .. } if !error.is_lost_connection() => {
-            Some(if consumed { 12 } else { 10 })
-        }
-        Error::Refused { .. } => Some(14),
-        Error::Consume { .. } if !error.is_lost_connection() => Some(15),
+        Error::Certificate { .. } => Some(Obstacle::Certificate),
+        Error::Declare { .. } | Error::Bind { .. } if !error.is_lost_connection() => Some(if consumed {
+            Obstacle::QueueGone
+        } else {
+            Obstacle::NotDeclared
+        }),
+        Error::Refused { .. } => Some(Obstacle::HandshakeRefused),
+        Error::Consume { .. } if !error.is_lost_connection() => Some(Obstacle::ReadForbidden),
         Error::Away { .. }
         | Error::Silent { .. }
         | Error::Channel(_)
