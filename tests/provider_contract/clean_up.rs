@@ -68,6 +68,7 @@ impl Ages for crate::azure::Gallery {
         reads("look at the gallery").tidies(),
         reads("list definitions").tidies(),
         reads("list versions").tidies(),
+        reads("look at the version").tidies(),
         changes("delete the version").tidies(),
         reads("follow an operation").tidies(),
     ];
