@@ -31,12 +31,7 @@ const PROVIDERS: [&str; 6] = ["aws", "azure", "gcp", "container", "openstack", "
 const MATCH: &str = "providers::connect";
 
 /// Imports that are still to be removed, as module and folder. Each has to occur, so that this list only shrinks.
-const KNOWN: [(&str, &str); 4] = [
-    ("images::signature", "config"),
-    ("main", "base"),
-    ("main", "config"),
-    ("model::select", "config"),
-];
+const KNOWN: [(&str, &str); 3] = [("images::signature", "config"), ("main", "base"), ("main", "config")];
 
 /// A path in a source text, with the line it is on.
 type Import = (usize, Vec<String>);

@@ -82,7 +82,10 @@ impl Load {
         let deadline = tokio::time::Instant::now() + LONG;
         let ready = format!("http://127.0.0.1:{port}/ready");
         loop {
-            let answer = reqwest::get(&ready).await.unwrap();
+            let answer = match reqwest::get(&ready).await {
+                Ok(answer) => answer,
+                Err(error) => panic!("the daemon does not answer: {error}: {}", daemon.stderr()),
+            };
             let document: Value = answer.json().await.unwrap();
             if document["consumed"]["processed"] == composes.len() {
                 break;
