@@ -140,7 +140,7 @@ impl Publish for AwsProvider {
             memory: &self.memory,
         };
         let regions: Vec<_> = lacking.iter().map(|lacking| lacking.region.name.clone()).collect();
-        match stage.run(lacking, &finished).await {
+        match Box::pin(stage.run(lacking, &finished)).await {
             Ok((outcomes, waited)) => {
                 staged.waited = waited;
                 for (location, outcome) in outcomes {

@@ -176,7 +176,9 @@ where
 {
     Policy::CALL
         .run(action, Error::class, || {
-            let sent = send();
+            // A future of the SDK has tens of kilobytes. Inline, those of all calls add up in every future that makes them,
+            // and one of a whole publication does not fit on a worker's stack any more.
+            let sent = Box::pin(send());
             async move { sent.await.map_err(|error| Error::of(action, what, error)) }
         })
         .await
@@ -189,7 +191,7 @@ where
     E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
 {
     call(action, what, || {
-        let sent = send();
+        let sent = Box::pin(send());
         async move {
             match sent.await {
                 Err(error) if Error::is_unreadable_success(&error) => Ok(()),

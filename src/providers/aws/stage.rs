@@ -78,7 +78,7 @@ impl Stage<'_> {
             .filter(|region| !held.contains_key(&region.name) && !is_in(&outcomes, region))
             .collect();
         if !bare.is_empty() && seed.is_none() {
-            for (region, made) in self.make(&bare).await? {
+            for (region, made) in Box::pin(self.make(&bare)).await? {
                 match made {
                     Ok(snapshot) => drop(held.insert(region, snapshot)),
                     Err(failure) => outcomes.push((region, Err(failure))),
