@@ -62,7 +62,7 @@ async fn memory_is_bounded_whatever_the_images() {
         (vec![&single], MEMORY, true, 256 * MIB),
         (vec![&large], MEMORY, false, 256 * MIB),
         (vec![&largest], MEMORY, false, 256 * MIB),
-        (vec![&largest; 2], MEMORY, false, 256 * MIB),
+        (vec![&largest; 2], MEMORY, false, MEMORY + BESIDE),
         (vec![&blocks; 4], MEMORY, false, MEMORY + BESIDE),
         (
             vec![&blocks, &blocks, &single, &large],
