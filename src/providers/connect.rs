@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::contract::{Provider, Publish, Retire};
+#[cfg(any(feature = "azure", feature = "gcp"))]
+use super::contract::Retire;
+use super::contract::{Provider, Publish};
 use crate::base::failure::{Class, Classified, Failure};
 use crate::config::{self, Environment};
 
