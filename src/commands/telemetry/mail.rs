@@ -69,7 +69,7 @@ impl Mails {
 }
 
 impl Sending {
-    /// Sends the queued e-mails, and waits up to [`LAST`] for each handler's. Later records are not sent.
+    /// Sends the queued e-mails, and waits up to `LAST` for each handler's. Later records are not sent.
     pub async fn finish(self) {
         drop(self.stop);
         for task in self.tasks {
