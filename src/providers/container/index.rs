@@ -47,26 +47,33 @@ pub(super) fn judge(
     deliverable: &Deliverable,
     allow_older: bool,
 ) -> Result<Judgment, Error> {
-    // The previous service left no mark. Its tags are taken over.
-    let Some(mark) = Mark::decode(ANNOTATIONS, &index.annotations) else {
-        return Ok(match created {
-            Some(created) if is_after(created, deliverable) && !allow_older => {
-                Judgment::Newer(format!("unmarked images of {created}"))
-            }
-            Some(_) | None => Judgment::Replaceable,
-        });
-    };
-    if mark.owner != OWNER {
+    // These two hold for every index, also for one without the rest of a mark.
+    if let Some(owner) = index.annotations.get(&format!("{ANNOTATIONS}owner"))
+        && owner != OWNER
+    {
         return Err(Error::Owner {
             tag: tag.to_owned(),
-            owner: mark.owner,
+            owner: owner.clone(),
         });
     }
+    let replaceable = || match is_kept(&index.annotations) {
+        true => Err(Error::Kept { tag: tag.to_owned() }),
+        false => Ok(Judgment::Replaceable),
+    };
+    // The previous service left no mark. Its tags are taken over.
+    let Some(mark) = Mark::decode(ANNOTATIONS, &index.annotations) else {
+        return match created {
+            Some(created) if is_after(created, deliverable) && !allow_older => {
+                Ok(Judgment::Newer(format!("unmarked images of {created}")))
+            }
+            Some(_) | None => replaceable(),
+        };
+    };
     if mark.compose_id == deliverable.compose.as_str() {
         for image in &deliverable.images {
             let ours = |entry: &&Descriptor| is_for(entry, image) && compose_of(entry) == Some(mark.compose_id.clone());
             let Some(entry) = index.manifests.iter().find(ours) else {
-                return Ok(Judgment::Replaceable);
+                return replaceable();
             };
             let found = Mark::decode(ANNOTATIONS, &entry.annotations).and_then(|mark| mark.image_sha256);
             if found.as_ref() != Some(&image.sha256) {
@@ -81,15 +88,12 @@ pub(super) fn judge(
         }
         return Ok(Judgment::Complete);
     }
-    if is_kept(&index.annotations) {
-        return Err(Error::Kept { tag: tag.to_owned() });
-    }
     match ComposeId::parse(&mark.compose_id) {
         Ok(held) if held.age(&deliverable.compose) == Ordering::Greater && !allow_older => {
             Ok(Judgment::Newer(mark.compose_id))
         }
         // An unreadable id was edited by an operator who wants the index replaced.
-        Ok(_) | Err(_) => Ok(Judgment::Replaceable),
+        Ok(_) | Err(_) => replaceable(),
     }
 }
 
@@ -383,6 +387,36 @@ mod tests {
         ));
         former.annotations.clear();
         assert_eq!(judge("43", &former, None, &ours, false).unwrap(), Judgment::Replaceable);
+    }
+
+    #[test]
+    fn a_kept_or_foreign_tag_is_left_alone_whatever_else_it_says() {
+        let ours = deliverable("Fedora-43-20251024.0", vec![image("x86_64", "a")]);
+        let compose = ours.compose.to_string();
+        for annotations in [
+            vec![("owner", "CoreOS")],
+            vec![("owner", "")],
+            vec![("delete", "never")],
+            vec![
+                ("compose-id", "Fedora-43-20251001.0"),
+                ("stage", "rc"),
+                ("delete", "Never"),
+            ],
+            vec![("owner", OWNER), ("compose-id", &compose), ("delete", "never")],
+        ] {
+            let named = |(name, value): &(&str, &str)| (format!("{ANNOTATIONS}{name}"), (*value).to_owned());
+            let held = Index {
+                annotations: annotations.iter().map(named).collect(),
+                ..Index::default()
+            };
+            for allow_older in [false, true] {
+                let judged = judge("43", &held, None, &ours, allow_older);
+                assert!(
+                    matches!(judged, Err(Error::Owner { .. } | Error::Kept { .. })),
+                    "{annotations:?}: {judged:?}"
+                );
+            }
+        }
     }
 
     #[test]
