@@ -167,9 +167,7 @@ impl Descriptor {
             size: self.size,
         }
     }
-}
 
-impl Descriptor {
     /// Whether an entry of an index is an image, and no statement about one: how it was built, what is in it.
     #[must_use]
     pub fn is_image(&self) -> bool {

@@ -247,16 +247,21 @@ impl File<'_> {
         Ok(record)
     }
 
+    /// A block that is here, ready to be decoded to its place in the image.
+    fn collected(&self, stream: &StreamHeader, block: Block) -> Whole {
+        Whole {
+            stream: *stream,
+            record: block.cutter.record(),
+            offset: self.offset,
+            pieces: block.pieces,
+        }
+    }
+
     /// Gives a block that is here to the threads.
     async fn whole(&mut self, stream: &StreamHeader, block: Block, mut lease: Lease) -> Result<Record, Fault> {
         lease.keep(block.cutter.seen());
-        let record = block.cutter.record();
-        let whole = Whole {
-            stream: *stream,
-            record,
-            offset: self.offset,
-            pieces: block.pieces,
-        };
+        let whole = self.collected(stream, block);
+        let record = whole.record;
         let outlet = self.outlet().await?;
         let begun = self.flow.begin();
         self.decoders
@@ -278,13 +283,8 @@ impl File<'_> {
 
     /// Decodes a block that is here beside others.
     async fn in_steps(&mut self, stream: &StreamHeader, block: Block, lease: Lease) -> Result<Record, Fault> {
-        let record = block.cutter.record();
-        let whole = Whole {
-            stream: *stream,
-            record,
-            offset: self.offset,
-            pieces: block.pieces,
-        };
+        let whole = self.collected(stream, block);
+        let record = whole.record;
         let outlet = self.outlet().await?;
         let begun = self.flow.begin();
         let decoders = self.decoders.clone();

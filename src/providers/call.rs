@@ -80,6 +80,23 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// An answer of `service` that does not have what it must have.
+    pub fn odd(what: impl Into<String>, service: &'static str, answer: impl Into<String>) -> Self {
+        Self::Odd {
+            what: what.into(),
+            service,
+            answer: answer.into(),
+        }
+    }
+
+    /// No answer within `limit`.
+    pub fn silent(what: impl Into<String>, limit: Duration) -> Self {
+        Self::Silent {
+            what: what.into(),
+            limit,
+        }
+    }
+
     /// The HTTP status of a refusal.
     #[must_use]
     pub fn status(&self) -> Option<u16> {

@@ -242,11 +242,7 @@ impl Error {
 
     /// An answer that lacks something.
     pub(super) fn lacking(what: &str, lacks: &str) -> Self {
-        Self::Call(CallError::Odd {
-            what: what.to_owned(),
-            service: SERVICE,
-            answer: format!("no {lacks}"),
-        })
+        CallError::odd(what, SERVICE, format!("no {lacks}")).into()
     }
 
     /// The code of a refusal.

@@ -52,11 +52,7 @@ pub(super) enum Error {
 
 impl Error {
     pub(super) fn odd(what: String, answer: &str) -> Self {
-        Self::Call(CallError::Odd {
-            what,
-            service: SERVICE,
-            answer: answer.to_owned(),
-        })
+        CallError::odd(what, SERVICE, answer).into()
     }
 
     /// From the HTTP client. Addresses are left out: some hold a signature.

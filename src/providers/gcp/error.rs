@@ -122,18 +122,11 @@ pub(super) enum Error {
 
 impl Error {
     pub(super) fn odd(what: &str, answer: &str) -> Self {
-        Self::Call(CallError::Odd {
-            what: what.to_owned(),
-            service: SERVICE,
-            answer: answer.to_owned(),
-        })
+        CallError::odd(what, SERVICE, answer).into()
     }
 
     pub(super) fn silent(what: &str, limit: Duration) -> Self {
-        Self::Call(CallError::Silent {
-            what: what.to_owned(),
-            limit,
-        })
+        CallError::silent(what, limit).into()
     }
 
     pub(super) fn lost(what: &str, source: reqwest::Error) -> Self {
